@@ -1,0 +1,106 @@
+"""What the engine takes as an array, and what it says to anything else. Called only off the fast path."""
+
+import numpy as np
+
+
+def is_bfloat16(dtype):
+    return dtype.name == "bfloat16" and dtype.itemsize == 2
+
+
+def is_floating(dtype):
+    return dtype.kind == "f" and dtype.itemsize <= 8 or is_bfloat16(dtype)
+
+
+def as_array(who, name, value):
+    """`value` as a plain, aligned, native array of real numbers; a copy only where its memory does not serve."""
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{who}: {name} must be a plain array, got a masked array (its mask would be lost): pass weights instead")
+    array = np.asarray(value)
+    if not (is_floating(array.dtype) or array.dtype.kind in "iub"):
+        raise TypeError(f"{who}: {name} must hold real numbers (float16 to float64, bfloat16, integers or bool), got dtype {array.dtype}")
+    return np.require(array, array.dtype.newbyteorder("="), "A")
+
+
+def check_floating(who, name, array):
+    """Integers have no gradient to receive: the caller must say which precision is meant."""
+    if not is_floating(array.dtype):
+        raise TypeError(f"{who}: {name} must be a floating-point array, got dtype {array.dtype}: convert it, e.g. {name}.astype(float)")
+
+
+def check_same(who, name, array, first_name, first):
+    """Inputs with gradients are of one shape and dtype."""
+    if array.shape != first.shape:
+        raise ValueError(f"{who}: {name} must have {first_name}'s shape {first.shape} to receive a gradient, got {array.shape}")
+    if array.dtype != first.dtype:
+        raise TypeError(f"{who}: {name} must have {first_name}'s dtype {first.dtype}, got {array.dtype}")
+
+
+def shape_error(who, name, shape, first_name, first_shape):
+    return ValueError(f"{who}: {name} must broadcast to {first_name}'s shape {first_shape}, got {shape}")
+
+
+def domain_error(who, name, domain, array, shape, index):
+    index = tuple(int(i) for i in np.unravel_index(index, shape))
+    value = np.broadcast_to(array, shape)[index]
+    return ValueError(f"{who}: {name} must be {domain}, got {float(value):g} at index {index if len(index) != 1 else index[0]}")
+
+
+def check_output(who, name, array, shape, dtype):
+    """An array that results may be written into."""
+    if not isinstance(array, np.ndarray) or isinstance(array, np.ma.MaskedArray):
+        raise TypeError(f"{who}: {name} must be a NumPy array, got {type(array).__name__}")
+    if array.shape != shape:
+        raise ValueError(f"{who}: {name} must have shape {shape}, got {array.shape}")
+    if array.dtype.newbyteorder("=") != dtype:
+        raise ValueError(f"{who}: {name} must have dtype {dtype}, got {array.dtype}")
+    if not array.dtype.isnative or not array.flags.aligned:
+        raise ValueError(f"{who}: {name} must be aligned and in native byte order")
+    if not array.flags.writeable:
+        raise ValueError(f"{who}: {name} must be writeable, got a read-only array")
+
+
+def overlap_error(who, name, other):
+    return ValueError(f"{who}: {name} must not share memory with {other}")
+
+
+class WEIGHTS:
+    """What a weight may be, for the engine's scan."""
+
+    least, most = 0.0, np.finfo(np.float64).max
+    ends32 = 0.0, float(np.finfo(np.float32).max)
+    nan_is_outside = True
+
+    def __str__(self):
+        return "finite and not negative"
+
+
+WEIGHTS = WEIGHTS()
+
+
+class Domain:
+    """An input's interval, as the engine's scan reads it: closed ends in each precision. NaN is no error: it stays in its place."""
+
+    nan_is_outside = False
+
+    def __init__(self, interval):
+        self.text = str(interval)
+        self.least, self.most = self._closed(interval, np.float64)
+        self.ends32 = self._closed(interval, np.float32)
+
+    @staticmethod
+    def _closed(interval, dtype):
+        low, high = dtype(interval.low), dtype(interval.high)
+        if interval.open_low:
+            low = np.nextafter(low, dtype(np.inf))
+        if interval.open_high:
+            high = np.nextafter(high, dtype(-np.inf))
+        return float(low), float(high)
+
+    def __str__(self):
+        return self.text
+
+
+def check_normalizer(who, value):
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0 < value < np.inf:
+        raise ValueError(f"{who}: normalizer must be a positive number or 'samples', got {value!r}")
+    return float(value)

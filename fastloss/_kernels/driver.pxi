@@ -1,0 +1,239 @@
+# The walk over tiles: load, formula, weight and scale, store, sum. Written once, for every loss and every update rule.
+
+from libc.stdint cimport uintptr_t
+
+cdef enum:
+    MAX_DIMS = 8
+    MAX_ARRAYS = 12
+    TILE = 1024
+    # Large enough that taking it from the counter costs nothing, small enough to be waited for.
+    CHUNK = 16 * TILE
+    # Room for a tile of doubles, and a stagger: buffers a page apart would get in each other's way in the L1 cache.
+    TILE_BYTES = TILE * 8 + 192
+
+ctypedef void (*kernel_function)(Py_ssize_t, void**, const double*) noexcept nogil
+ctypedef void (*uniforms_function)(const double*, double*) noexcept nogil
+ctypedef void (*load_function)(const void*, Py_ssize_t, void*, Py_ssize_t) noexcept nogil
+ctypedef void (*store_function)(const void*, void*, Py_ssize_t, Py_ssize_t) noexcept nogil
+ctypedef void (*scale_function)(const void*, double, void*, Py_ssize_t) noexcept nogil
+ctypedef void (*weigh_function)(const void*, const void*, double, void*, Py_ssize_t) noexcept nogil
+ctypedef Py_ssize_t (*outside_function)(const void*, double, double, bint, Py_ssize_t) noexcept nogil
+ctypedef double (*sum_function)(const void*, Py_ssize_t) noexcept nogil
+
+cdef struct Tilework:
+    # One precision's functions, from the chosen level's module.
+    Py_ssize_t itemsize
+    load_function[DTYPES] load
+    store_function[DTYPES] store
+    scale_function scale
+    # `scale` past the caches.
+    scale_function stream
+    weigh_function weigh
+    outside_function outside
+    sum_function sum
+
+cdef struct Operand:
+    # An array in the C order of the call's shape, dimensions merged where they are contiguous to each other.
+    char* data
+    int dims
+    Py_ssize_t[MAX_DIMS] shape
+    Py_ssize_t[MAX_DIMS] strides
+    load_function load
+    store_function store
+    # The kernel may work on the memory itself: contiguous, and of the kernel's own type.
+    bint direct
+
+cdef struct Job:
+    kernel_function kernel
+    const double* uniforms
+    const Tilework* work
+    Py_ssize_t count
+    int inputs
+    int outputs
+    Operand[MAX_ARRAYS] arrays
+    Operand weights
+    # The first output is the value: summed or stored with its weight; the others are scaled by `factor` as well.
+    bint has_value
+    bint sums
+    double factor
+    bint stream
+    double* sums_by_chunk
+
+
+cdef inline void gather(const Operand* a, Py_ssize_t start, Py_ssize_t count, char* tile, Py_ssize_t itemsize) noexcept nogil:
+    """Elements [start, start + count) of the operand, into a tile."""
+    cdef Py_ssize_t[MAX_DIMS] index
+    cdef Py_ssize_t run
+    cdef char* data
+    if a.dims == 1:
+        a.load(a.data + start * a.strides[0], a.strides[0], tile, count)
+        return
+    data = locate(a, start, index)
+    while count > 0:
+        run = min(a.shape[a.dims - 1] - index[a.dims - 1], count)
+        a.load(data, a.strides[a.dims - 1], tile, run)
+        tile += run * itemsize
+        count -= run
+        data = advance(a, data, index, run)
+
+
+cdef inline void scatter(const Operand* a, Py_ssize_t start, Py_ssize_t count, const char* tile, Py_ssize_t itemsize) noexcept nogil:
+    """A tile, into elements [start, start + count) of the operand."""
+    cdef Py_ssize_t[MAX_DIMS] index
+    cdef Py_ssize_t run
+    cdef char* data
+    if a.dims == 1:
+        a.store(tile, a.data + start * a.strides[0], a.strides[0], count)
+        return
+    data = locate(a, start, index)
+    while count > 0:
+        run = min(a.shape[a.dims - 1] - index[a.dims - 1], count)
+        a.store(tile, data, a.strides[a.dims - 1], run)
+        tile += run * itemsize
+        count -= run
+        data = advance(a, data, index, run)
+
+
+cdef inline char* locate(const Operand* a, Py_ssize_t start, Py_ssize_t* index) noexcept nogil:
+    cdef char* data = a.data
+    cdef int d
+    for d in range(a.dims - 1, -1, -1):
+        index[d] = start % a.shape[d]
+        start //= a.shape[d]
+        data += index[d] * a.strides[d]
+    return data
+
+
+cdef inline char* advance(const Operand* a, char* data, Py_ssize_t* index, Py_ssize_t run) noexcept nogil:
+    """Step `run` elements along the last dimension, and on to the next rows at its end."""
+    cdef int d = a.dims - 1
+    index[d] += run
+    data += run * a.strides[d]
+    while d > 0 and index[d] == a.shape[d]:
+        data -= index[d] * a.strides[d]
+        index[d] = 0
+        d -= 1
+        index[d] += 1
+        data += a.strides[d]
+    return data
+
+
+cdef inline char* aligned(char* scratch) noexcept nogil:
+    return scratch + (64 - <uintptr_t>scratch % 64) % 64
+
+
+cdef void loss_chunk(void* context, Py_ssize_t chunk) noexcept nogil:
+    """One chunk of a loss: every tile is loaded, computed, weighted, scaled, stored and summed while it is in the L1 cache."""
+    cdef const Job* job = <const Job*>context
+    cdef const Tilework* work = job.work
+    cdef char[(MAX_ARRAYS + 1) * TILE_BYTES + 64] memory
+    cdef char* scratch = aligned(memory)
+    cdef Py_ssize_t spacing = TILE * work.itemsize + 192
+    cdef void* tiles[MAX_ARRAYS]
+    cdef const Operand* a
+    cdef char* target
+    cdef const char* weights = NULL
+    cdef bint weighted = job.weights.data != NULL
+    cdef bint rescale = weighted or job.factor != 1 or job.stream
+    cdef Py_ssize_t start = chunk * CHUNK
+    cdef Py_ssize_t stop = min(start + CHUNK, job.count)
+    cdef Py_ssize_t n
+    cdef double total = 0
+    cdef int k
+    cdef bint is_value
+    while start < stop:
+        n = min(<Py_ssize_t>TILE, stop - start)
+        for k in range(job.inputs + job.outputs):
+            a = &job.arrays[k]
+            is_value = job.has_value and k == job.inputs
+            tiles[k] = scratch + k * spacing
+            if a.data != NULL and a.direct and (k < job.inputs or not (weighted if is_value else rescale)):
+                tiles[k] = a.data + start * work.itemsize
+            elif k < job.inputs:
+                gather(a, start, n, <char*>tiles[k], work.itemsize)
+        job.kernel(n, tiles, job.uniforms)
+        if weighted:
+            weights = scratch + MAX_ARRAYS * spacing
+            if job.weights.direct:
+                weights = job.weights.data + start * work.itemsize
+            else:
+                gather(&job.weights, start, n, <char*>weights, work.itemsize)
+        for k in range(job.inputs, job.inputs + job.outputs):
+            a = &job.arrays[k]
+            is_value = job.has_value and k == job.inputs
+            target = a.data + start * work.itemsize if a.data != NULL and a.direct else <char*>tiles[k]
+            if weighted:
+                work.weigh(tiles[k], weights, 1.0 if is_value else job.factor, target, n)
+            elif rescale and not is_value and a.data != NULL:
+                if job.stream and a.direct:
+                    work.stream(tiles[k], job.factor, target, n)
+                else:
+                    work.scale(tiles[k], job.factor, target, n)
+            if is_value and job.sums:
+                total += work.sum(target, n)
+            if a.data != NULL and not a.direct:
+                scatter(a, start, n, target, work.itemsize)
+        start += n
+    if job.sums:
+        job.sums_by_chunk[chunk] = total
+
+
+cdef void update_chunk(const Job* job, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
+    """Elements [start, stop) of an update: the kernel rewrites the written arrays in place."""
+    cdef const Tilework* work = job.work
+    cdef char[MAX_ARRAYS * TILE_BYTES + 64] memory
+    cdef char* scratch = aligned(memory)
+    cdef Py_ssize_t spacing = TILE * work.itemsize + 192
+    cdef void* tiles[MAX_ARRAYS]
+    cdef const Operand* a
+    cdef Py_ssize_t n
+    cdef int k
+    while start < stop:
+        n = min(<Py_ssize_t>TILE, stop - start)
+        for k in range(job.inputs):
+            a = &job.arrays[k]
+            tiles[k] = a.data + start * work.itemsize if a.direct else scratch + k * spacing
+            if not a.direct:
+                gather(a, start, n, <char*>tiles[k], work.itemsize)
+        job.kernel(n, tiles, job.uniforms)
+        for k in range(job.inputs):
+            a = &job.arrays[k]
+            if a.store != NULL and not a.direct:
+                scatter(a, start, n, <char*>tiles[k], work.itemsize)
+        start += n
+
+
+cdef Py_ssize_t first_outside(const Operand* a, const Tilework* work, Py_ssize_t count, double low, double high, bint nan_is_outside, double* total) noexcept nogil:
+    """The first of the operand's elements outside [low, high], or -1; adds up those before it."""
+    cdef char[TILE_BYTES + 64] memory
+    cdef char* tile = aligned(memory)
+    cdef const char* source
+    cdef Py_ssize_t start = 0
+    cdef Py_ssize_t n, found
+    total[0] = 0
+    while start < count:
+        n = min(<Py_ssize_t>TILE, count - start)
+        source = tile
+        if a.direct:
+            source = a.data + start * work.itemsize
+        else:
+            gather(a, start, n, tile, work.itemsize)
+        found = work.outside(source, low, high, nan_is_outside, n)
+        if found < n:
+            return start + found
+        total[0] += work.sum(source, n)
+        start += n
+    return -1
+
+
+cdef double tree_sum(const double* values, Py_ssize_t count) noexcept nogil:
+    """Pairwise: the same order for the same count, whoever computed the parts."""
+    cdef Py_ssize_t half
+    cdef Py_ssize_t i
+    cdef double total = 0
+    if count <= 8:
+        for i in range(count):
+            total += values[i]
+        return total
+    half = count // 2
+    return tree_sum(values, half) + tree_sum(values + half, count - half)

@@ -1,0 +1,8 @@
+"""The public face: what a loss and an optimizer do when they are called.
+
+The decorators `loss` and `update_rule` turn a formula into the object that users call. While the kernels are being built they
+stand bare, and only the formula remains (see `_kernels/generate.py`).
+"""
+
+from .loss import Loss, loss
+from .optimizer import Optimizer, update_rule

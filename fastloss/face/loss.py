@@ -1,0 +1,174 @@
+"""The public object of a loss."""
+
+from .._kernels import arrays
+from .._kernels.engine import Plan, evaluate
+from ..formula import Formula
+from ..formula.document import docstring
+
+VALUE, GRAD, HESS = 1, 2, 4
+_MOST_PLANS = 64
+
+
+class _Documentation:
+    """The docstring, of the class or, written from its formula when first read, of a loss."""
+
+    def __get__(self, instance, owner):
+        return Loss.documentation if instance is None else docstring(instance.formula, instance)
+
+
+class Loss:
+    documentation = """A loss function: value, gradient and diagonal Hessian of one formula, in one pass.
+
+    Call it for the value; `value_and_grad`, `value_grad_hess`, `grad_and_hess` and `grad` return what they are named after. All
+    take the formula's inputs by position or name, its hyperparameters by name, and
+
+    Parameters
+    ----------
+    sample_weight : array_like, optional
+        Finite, not negative, broadcast to the first input's shape. An element of weight 0 is left out, NaN or not.
+    reduction : {"mean", "sum", "none"}
+        What becomes of the elements' losses. The mean divides by the sum of the weights.
+    normalizer : float or "samples", optional
+        What the mean divides by instead: a number, or the number of elements whatever their weights.
+    value_out, grad_out, hess_out : numpy.ndarray, optional
+        Where results are written, of the first input's shape and dtype (a tuple of arrays where several inputs have gradients).
+        An output may be an input. `value_out` is 0-d unless ``reduction="none"``.
+    check : bool
+        Look for data outside the formula's domain before anything is written; False skips that pass over the data.
+
+    Gradients are those of the reduced value, of each own element under ``reduction="none"``. Results have the first input's
+    dtype; float16 and bfloat16 are computed in float32 and rounded once. Sums are accumulated in double, in an order that does
+    not depend on the number of threads.
+    """
+    __doc__ = _Documentation()
+
+    def __init__(self, formula):
+        self.formula = formula
+        self.__name__ = self.__qualname__ = formula.name
+        self.__module__ = formula.function.__module__
+        self._defaults = {name: domain.default for name, domain in formula.parameters.items()}
+        self._domains = tuple(
+            arrays.Domain(domain) if domain.is_bounded else None for domain in formula.input_domains.values()
+        )
+        self._plans = {}
+
+    def __repr__(self):
+        arguments = ", ".join([*self.formula.inputs, *(f"{name}={value!r}" for name, value in self._defaults.items())])
+        return f"<loss {self.__name__}({arguments})>"
+
+    def __reduce__(self):
+        return self.__name__
+
+    def __call__(
+        self, *inputs, sample_weight=None, reduction="mean", normalizer=None, value_out=None, check=True, **parameters
+    ):
+        """The loss: a float, an array under ``reduction="none"``."""
+        plan, inputs = self._plan(inputs, parameters)
+        return evaluate(plan, VALUE, inputs, sample_weight, reduction, normalizer, value_out, None, None, check)[0]
+
+    def value_and_grad(
+        self,
+        *inputs,
+        sample_weight=None,
+        reduction="mean",
+        normalizer=None,
+        value_out=None,
+        grad_out=None,
+        check=True,
+        **parameters,
+    ):
+        """The loss and its gradient, in one pass."""
+        plan, inputs = self._plan(inputs, parameters)
+        return evaluate(
+            plan, VALUE | GRAD, inputs, sample_weight, reduction, normalizer, value_out, grad_out, None, check
+        )[:2]
+
+    def value_grad_hess(
+        self,
+        *inputs,
+        sample_weight=None,
+        reduction="mean",
+        normalizer=None,
+        value_out=None,
+        grad_out=None,
+        hess_out=None,
+        check=True,
+        **parameters,
+    ):
+        """The loss, its gradient and the diagonal of its Hessian, in one pass."""
+        plan, inputs = self._plan(inputs, parameters)
+        return evaluate(
+            plan,
+            VALUE | GRAD | HESS,
+            inputs,
+            sample_weight,
+            reduction,
+            normalizer,
+            value_out,
+            grad_out,
+            hess_out,
+            check,
+        )
+
+    def grad_and_hess(
+        self,
+        *inputs,
+        sample_weight=None,
+        reduction="mean",
+        normalizer=None,
+        grad_out=None,
+        hess_out=None,
+        check=True,
+        **parameters,
+    ):
+        """The gradient and the diagonal of the Hessian, in one pass."""
+        plan, inputs = self._plan(inputs, parameters)
+        return evaluate(
+            plan, GRAD | HESS, inputs, sample_weight, reduction, normalizer, None, grad_out, hess_out, check
+        )[1:]
+
+    def grad(
+        self, *inputs, sample_weight=None, reduction="mean", normalizer=None, grad_out=None, check=True, **parameters
+    ):
+        """The gradient."""
+        plan, inputs = self._plan(inputs, parameters)
+        return evaluate(plan, GRAD, inputs, sample_weight, reduction, normalizer, None, grad_out, None, check)[1]
+
+    def _plan(self, inputs, parameters):
+        """The bound kernels for these hyperparameters, and the inputs in order."""
+        if parameters and len(inputs) < len(self.formula.inputs):
+            inputs += tuple(
+                parameters.pop(name) for name in self.formula.inputs[len(inputs) :] if name in parameters
+            )
+        key = tuple(parameters.items()) if parameters else ()
+        try:
+            return self._plans[key], inputs
+        except (KeyError, TypeError):  # new, or not hashable
+            plan = self._bind(parameters)
+        try:
+            if len(self._plans) > _MOST_PLANS:
+                self._plans.clear()
+            self._plans[key] = plan
+        except TypeError:
+            pass
+        return plan, inputs
+
+    def _bind(self, parameters):
+        formula = self.formula
+        unknown = [name for name in parameters if name not in formula.parameters]
+        if unknown:
+            known = ", ".join([*formula.inputs, *formula.parameters])
+            raise TypeError(f"{formula.name}: arguments must be among {known}, got {unknown[0]!r}")
+        values = {
+            name: domain.check(formula.name, name, parameters.get(name, domain.default))
+            for name, domain in formula.parameters.items()
+        }
+        variant = formula.variant_name(formula.choice(values))
+        return Plan(
+            formula.name, variant, formula.inputs, self._domains, formula.differentiable, formula.vector(values)
+        )
+
+
+def loss(**options):
+    """Make a loss of a formula: see `fastloss.losses` for what one looks like."""
+    return lambda function: Loss(Formula.define(function, **options))

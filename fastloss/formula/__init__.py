@@ -1,0 +1,23 @@
+"""The formula compiler: from a plain Python function to a graph, its derivatives, and the text of its kernels.
+
+`graph` holds the symbols, `primitives` the functions a formula may call, `domains` what its arguments may be, `definition` the
+tracing, `derive` the derivatives, `emit` the text of kernels, `oracle` the value to 50 digits. Nothing here imports anything
+else of fastloss, nor anything beyond the standard library (the oracle: mpmath).
+"""
+
+from .definition import (
+    F32,
+    F64,
+    PRECISIONS,
+    VECTOR_FUNCTIONS,
+    WANTS,
+    Formula,
+    Precision,
+    Traced,
+    UpdateRule,
+    vector_function,
+)
+from .domains import Each, Flag, Fraction, Interval, Label, NonNegative, Optional, Positive, Real
+from .graph import FormulaError, Symbol
+from .primitives import *
+from .primitives import TABLE, bits, fma, from_bits, rounded, to_float

@@ -1,0 +1,240 @@
+"""Definitions: what a formula's author writes, and how it is traced.
+
+A `Formula` is a plain Python function plus the domains of its arguments. Arguments whose domain has a default are
+hyperparameters; the others are input arrays. Tracing calls the function with symbols, once per `Variant`: a flag, a special
+value and an absent optional parameter are plain Python values there, so the function may branch on them.
+"""
+
+import itertools
+from dataclasses import dataclass, field
+from typing import Callable
+
+from .derive import derivative, guard_nan
+from .domains import Each, Real
+from .graph import FormulaError, Graph, Parameter, Symbol
+
+# What one pass may return: v(alue), g(radient), h(essian).
+WANTS = ("v", "g", "vg", "gh", "vgh")
+
+
+@dataclass(frozen=True)
+class Precision:
+    """A native floating-point type: its name, the widths of its parts, and its names in C."""
+
+    name: str
+    width: int
+    mantissa: int
+    bias: int
+    c_name: str
+    c_integer: str
+
+    @property
+    def f32(self):
+        return self.width == 32
+
+
+F32 = Precision("f32", 32, 23, 127, "float", "int32_t")
+F64 = Precision("f64", 64, 52, 1023, "double", "int64_t")
+PRECISIONS = (F32, F64)
+
+
+@dataclass
+class Traced:
+    """One variant of a formula, as a graph: its arrays in order, and the outputs by role."""
+
+    name: str
+    graph: Graph
+    inputs: dict[str, Symbol]
+    parameters: list[Symbol]
+    outputs: dict[str, Symbol]
+
+
+@dataclass
+class Formula:
+    """A loss: `f(pred, target, *parameters)`, per element."""
+
+    function: Callable
+    domains: dict[str, object]
+    reference: str = ""
+    peers: dict[str, str] = field(default_factory=dict)
+    differentiable: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        code = self.function.__code__
+        self.name = self.function.__name__
+        self.arguments = code.co_varnames[: code.co_argcount]
+        self.line = code.co_firstlineno
+        self.doc = self.function.__doc__ or ""
+        unknown = set(self.domains) - set(self.arguments)
+        if unknown:
+            raise FormulaError(f"{self.name}: {sorted(unknown)} must be arguments of the formula {self.arguments}")
+        self.parameters = {n: d for n, d in self.domains.items() if not self._is_input(n)}
+        self.inputs = tuple(n for n in self.arguments if self._is_input(n))
+        self.input_domains = {n: self.domains.get(n, Real()) for n in self.inputs}
+        self.differentiable = self.differentiable or self.inputs[:1]
+
+    def _is_input(self, name):
+        domain = self.domains.get(name)
+        return domain is None or not domain.is_parameter
+
+    in_place = False
+
+    @classmethod
+    def define(cls, function, reference="", peers=None, differentiable=(), **domains):
+        """The formula that a decorator's options describe."""
+        return cls(function, domains, reference, peers or {}, tuple(differentiable))
+
+    @property
+    def source(self):
+        """The formula's module and line, as the emitted text names it."""
+        return f"{self.function.__module__.replace('.', '/')}.py:{self.line}"
+
+    def choice(self, values):
+        """The choice of each hyperparameter that decides which kernel runs."""
+        return tuple(domain.choice(values[name]) for name, domain in self.parameters.items())
+
+    def choices(self):
+        return itertools.product(*(domain.choices for domain in self.parameters.values()))
+
+    def variant_name(self, choice):
+        parts = [self.name]
+        for (name, domain), value in zip(self.parameters.items(), choice, strict=True):
+            if value is not None and value is not False:
+                label = "" if value is True else f"_{value}" if value == "none" else f"_{value:g}".replace(".", "p").replace("-", "m")
+                parts.append(f"{name}{label}")
+        return "__".join(parts)
+
+    def slots(self):
+        """The hyperparameters as the kernel's parameter vector holds them: (name, index within a tuple or None)."""
+        for name, domain in self.parameters.items():
+            if isinstance(domain, Each):
+                yield from ((name, i) for i in range(len(domain.default)))
+            else:
+                yield name, None
+
+    def vector(self, values):
+        """The parameter vector (floats) for these values."""
+        flat = (values[n] if i is None else values[n][i] for n, i in self.slots())
+        return [float("nan") if v is None else float(v) for v in flat]
+
+    def call_with_symbols(self, choice):
+        """Call the function with symbols; returns the graph, the inputs, the parameters and what the function returned."""
+        graph = Graph()
+        arguments = {n: graph.node("input", n) for n in self.inputs}
+        leaves = []
+        for (name, domain), chosen in zip(self.parameters.items(), choice, strict=True):
+            several = isinstance(domain, Each)
+            names = [f"{name.rstrip('s')}{i + 1}" for i in range(len(domain.default))] if several else [name]
+            symbols = [Parameter(graph, "parameter", (len(leaves) + i, n), "real") for i, n in enumerate(names)]
+            leaves += symbols
+            for symbol in symbols:
+                symbol.special = getattr(getattr(domain, "domain", domain), "special", ())
+            if chosen is None:
+                arguments[name] = tuple(symbols) if several else symbols[0]
+            else:
+                arguments[name] = None if chosen == "none" else chosen
+        inputs = {n: arguments[n] for n in self.inputs}
+        return graph, inputs, leaves, self.function(**arguments)
+
+    def trace(self, choice):
+        graph, inputs, leaves, value = self.call_with_symbols(choice)
+        value = graph.literal(value)
+        outputs = {"value": value}
+        for name in self.differentiable:
+            outputs[f"grad_{name}"] = derivative(value, inputs[name])
+        for name in self.differentiable:
+            outputs[f"hess_{name}"] = derivative(outputs[f"grad_{name}"], inputs[name])
+        outputs = {role: guard_nan(node, inputs.values()) for role, node in outputs.items()}
+        return Traced(self.variant_name(choice), graph, inputs, leaves, outputs)
+
+    def passes(self, traced):
+        """The kernels of a variant: a suffix, and the outputs in order."""
+        return [(want, self.roles(want)) for want in WANTS]
+
+    def roles(self, want):
+        """What a pass returns, in order."""
+        order = {"v": ("value",), "g": self._each("grad"), "h": self._each("hess")}
+        return tuple(role for letter in want for role in order[letter])
+
+    def _each(self, kind):
+        return tuple(f"{kind}_{name}" for name in self.differentiable)
+
+
+@dataclass
+class UpdateRule(Formula):
+    """An optimizer's rule: `f(param, grad, *state, step, *parameters) -> (new param, *new state)`, per element.
+
+    A state that the function returns as None is not held in that variant. `step` counts from 1. `requires` holds pairs of a
+    predicate on all hyperparameters and what to say where it fails.
+    """
+
+    requires: tuple = ()
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.inputs = tuple(n for n in self.inputs if n != "step")
+        self.states = self.inputs[2:]
+        self.hyperparameters = self.parameters
+        self._states_of = {}
+        self.parameters = {"step": Real(1.0), **self.parameters}
+
+    in_place = True
+
+    def passes(self, traced):
+        return [("step", list(traced.outputs))]
+
+    @classmethod
+    def define(cls, function, requires=(), **options):
+        rule = super().define(function, **options)
+        rule.requires = tuple(requires)
+        return rule
+
+    def states_of(self, choice):
+        """The names of the states that this variant holds."""
+        if choice not in self._states_of:
+            self._states_of[choice] = [name for name in self.trace(choice).inputs if name in self.states]
+        return self._states_of[choice]
+
+    def trace(self, choice):
+        graph, inputs, leaves, new = self.call_with_symbols(choice)
+        names = ("param", *self.states)
+        outputs = {n: graph.literal(s) for n, s in zip(names, new, strict=True) if s is not None}
+        inputs = {n: s for n, s in inputs.items() if n == "grad" or n in outputs}
+        return Traced(self.variant_name(choice), graph, inputs, leaves, outputs)
+
+
+@dataclass(frozen=True)
+class VectorFunction:
+    """A function of fastloss.vecmath: traced once per precision."""
+
+    function: Callable
+
+    @property
+    def name(self):
+        return self.function.__name__
+
+    @property
+    def source(self):
+        return f"{self.function.__module__.replace('.', '/')}.py:{self.function.__code__.co_firstlineno}"
+
+    def trace(self, precision):
+        graph = Graph(reassociate=False)
+        names = self.function.__code__.co_varnames[: self.function.__code__.co_argcount - 1]
+        inputs = {n: graph.node("input", n) for n in names}
+        result = graph.literal(self.function(*inputs.values(), precision))
+        return Traced(f"{self.name}_{precision.name}", graph, inputs, [], {"result": result})
+
+
+VECTOR_FUNCTIONS: dict[str, VectorFunction] = {}
+
+
+def vector_function(function):
+    """Enter a function `f(*x, real)` into fastloss.vecmath; calling it from another one emits an inlined call."""
+    definition = VectorFunction(function)
+    VECTOR_FUNCTIONS[definition.name] = definition
+
+    def call(*args):
+        graph = next(a.graph for a in args if isinstance(a, Symbol))
+        return graph.node(definition.name, *map(graph.literal, args))
+
+    return call

@@ -1,0 +1,167 @@
+"""Domains: what a parameter or an input may be, as data. They check, they generate test inputs, they print docs.
+
+A domain with a default describes a hyperparameter, one without describes an input array.
+"""
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Interval:
+    """The real numbers from `low` to `high`.
+
+    `special` values of a hyperparameter get kernels of their own, in which the formula sees them as plain numbers.
+    """
+
+    low: float = -math.inf
+    high: float = math.inf
+    default: float | None = None
+    open_low: bool = False
+    open_high: bool = False
+    special: tuple[float, ...] = ()
+
+    def contains(self, value):
+        above = value > self.low if self.open_low else value >= self.low
+        below = value < self.high if self.open_high else value <= self.high
+        return above and below
+
+    def __str__(self):
+        if self.low == -math.inf and self.high == math.inf:
+            return "a real number"
+        left, right = "([" [not self.open_low], ")]"[not self.open_high]
+        if self.high == math.inf:
+            return f"{'>' if self.open_low else '>='} {self.low:g}"
+        if self.low == -math.inf:
+            return f"{'<' if self.open_high else '<='} {self.high:g}"
+        return f"in {left}{self.low:g}, {self.high:g}{right}"
+
+    @property
+    def is_parameter(self):
+        return self.default is not None
+
+    @property
+    def is_bounded(self):
+        return self.low > -math.inf or self.high < math.inf
+
+    @property
+    def choices(self):
+        """The values that change the kernel: each special one, and None for all others."""
+        return (*map(float, self.special), None)
+
+    def choice(self, value):
+        return value if value in self.special else None
+
+    def check(self, who, name, value):
+        """The value as a float; ValueError or TypeError in the house's shape."""
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            try:  # NumPy's scalars and 0-d arrays
+                if getattr(value, "shape", None) != () or value.dtype.kind not in "fiu":
+                    raise TypeError
+                value = float(value)
+            except (TypeError, AttributeError):
+                raise TypeError(f"{who}: {name} must be a number {self._phrase()}, got {value!r}") from None
+        value = float(value)
+        if not self.contains(value):
+            raise ValueError(f"{who}: {name} must be {self}, got {value:g}")
+        return value
+
+    def _phrase(self):
+        return "" if str(self) == "a real number" else str(self)
+
+
+def Real(default=None, special=()):
+    """Any finite number."""
+    return Interval(default=default, open_low=True, open_high=True, special=special)
+
+
+def Positive(default=None, special=()):
+    """A finite number above zero."""
+    return Interval(0.0, math.inf, default, open_low=True, open_high=True, special=special)
+
+
+def NonNegative(default=None, special=()):
+    """A finite number, zero or above."""
+    return Interval(0.0, math.inf, default, open_high=True, special=special)
+
+
+def Fraction(default=None, open_low=False, open_high=False):
+    """A number from zero to one."""
+    return Interval(0.0, 1.0, default, open_low, open_high)
+
+
+@dataclass(frozen=True)
+class Label:
+    """A binary label: above zero is the positive class, anything else the negative one."""
+
+    is_parameter = False
+    is_bounded = False
+
+    def __str__(self):
+        return "a label, positive class > 0 (so -1/+1 and 0/1 mean the same)"
+
+
+@dataclass(frozen=True)
+class Flag:
+    """A switch; each setting has a kernel of its own."""
+
+    default: bool
+
+    is_parameter = True
+    choices = (False, True)
+
+    def __str__(self):
+        return "True or False"
+
+    def choice(self, value):
+        return value
+
+    def check(self, who, name, value):
+        if value not in (True, False) or getattr(value, "shape", ()) != ():
+            raise TypeError(f"{who}: {name} must be True or False, got {value!r}")
+        return bool(value)
+
+
+@dataclass(frozen=True)
+class Optional:
+    """A parameter that may be None; without it the formula has a kernel of its own."""
+
+    domain: Interval
+
+    is_parameter = True
+    default = None
+
+    def __str__(self):
+        return f"None or {self.domain}"
+
+    @property
+    def choices(self):
+        return ("none", *self.domain.choices)
+
+    def choice(self, value):
+        return "none" if value is None else self.domain.choice(value)
+
+    def check(self, who, name, value):
+        return None if value is None else self.domain.check(who, name, value)
+
+
+@dataclass(frozen=True)
+class Each:
+    """A tuple of numbers of one domain, such as Adam's `betas`."""
+
+    domain: Interval
+    default: tuple[float, ...]
+
+    is_parameter = True
+    choices = (None,)
+
+    def __str__(self):
+        return f"{len(self.default)} numbers, each {self.domain}"
+
+    def choice(self, value):
+        return None
+
+    def check(self, who, name, value):
+        if not isinstance(value, tuple | list) or len(value) != len(self.default):
+            raise TypeError(f"{who}: {name} must be {self}, got {value!r}")
+        return tuple(self.domain.check(who, f"{name}[{i}]", v) for i, v in enumerate(value))
