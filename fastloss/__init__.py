@@ -1,7 +1,16 @@
-"""fastloss: loss functions and optimizer steps for scientific Python, at memory speed."""
+"""fastloss: loss functions and optimizer steps for scientific Python, at memory speed.
 
-from ._kernels.engine import get_num_threads, set_num_threads
+Losses (`fastloss.losses`) take NumPy arrays and return value, gradient and diagonal Hessian in one pass; optimizers
+(`fastloss.optimizers`) rewrite parameters in place. Both are formulas, written once.
+"""
+
+from .face import Loss, Optimizer
 from .losses import *
+from .losses import __all__ as _losses
 from .optimizers import *
+from .optimizers import __all__ as _optimizers
+from .threads import get_num_threads, set_num_threads, threadpool_limits
 
 __version__ = "0.1.0"
+
+__all__ = ["Loss", "Optimizer", "get_num_threads", "set_num_threads", "threadpool_limits", *_losses, *_optimizers]

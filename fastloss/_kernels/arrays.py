@@ -1,5 +1,7 @@
 """What the engine takes as an array, and what it says to anything else. Called only off the fast path."""
 
+from dataclasses import dataclass
+
 import numpy as np
 
 
@@ -63,41 +65,34 @@ def overlap_error(who, name, other):
     return ValueError(f"{who}: {name} must not share memory with {other}")
 
 
-class WEIGHTS:
-    """What a weight may be, for the engine's scan."""
-
-    least, most = 0.0, np.finfo(np.float64).max
-    ends32 = 0.0, float(np.finfo(np.float32).max)
-    nan_is_outside = True
-
-    def __str__(self):
-        return "finite and not negative"
-
-
-WEIGHTS = WEIGHTS()
-
-
+@dataclass(frozen=True)
 class Domain:
-    """An input's interval, as the engine's scan reads it: closed ends in each precision. NaN is no error: it stays in its place."""
+    """What an input may hold, as the engine's scan reads it: closed ends in each precision."""
 
-    nan_is_outside = False
+    text: str
+    ends32: tuple[float, float]
+    ends64: tuple[float, float]
+    nan_is_outside: bool = False  # in data a NaN is no error: it stays in its place
 
-    def __init__(self, interval):
-        self.text = str(interval)
-        self.least, self.most = self._closed(interval, np.float64)
-        self.ends32 = self._closed(interval, np.float32)
-
-    @staticmethod
-    def _closed(interval, dtype):
-        low, high = dtype(interval.low), dtype(interval.high)
-        if interval.open_low:
-            low = np.nextafter(low, dtype(np.inf))
-        if interval.open_high:
-            high = np.nextafter(high, dtype(-np.inf))
-        return float(low), float(high)
+    @classmethod
+    def of(cls, interval):
+        return cls(str(interval), *(_closed(interval, dtype) for dtype in (np.float32, np.float64)))
 
     def __str__(self):
         return self.text
+
+
+def _closed(interval, dtype):
+    """The interval's ends; an open one is the next number of the precision that is compared."""
+    low, high = dtype(interval.low), dtype(interval.high)
+    low = np.nextafter(low, dtype(np.inf)) if interval.open_low else low
+    high = np.nextafter(high, dtype(-np.inf)) if interval.open_high else high
+    return float(low), float(high)
+
+
+WEIGHTS = Domain(
+    "finite and not negative", (0.0, float(np.finfo(np.float32).max)), (0.0, np.finfo(np.float64).max), nan_is_outside=True
+)
 
 
 def check_normalizer(who, value):

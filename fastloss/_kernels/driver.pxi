@@ -203,27 +203,44 @@ cdef void update_chunk(const Job* job, Py_ssize_t start, Py_ssize_t stop) noexce
         start += n
 
 
-cdef Py_ssize_t first_outside(const Operand* a, const Tilework* work, Py_ssize_t count, double low, double high, bint nan_is_outside, double* total) noexcept nogil:
-    """The first of the operand's elements outside [low, high], or -1; adds up those before it."""
+cdef struct Scan:
+    # A look at an input before anything is written: is it all within [low, high], and what is its sum?
+    const Operand* array
+    const Tilework* work
+    Py_ssize_t count
+    double low
+    double high
+    bint nan_is_outside
+    double* sums_by_chunk
+    # The chunk's first element outside, or -1.
+    Py_ssize_t* found_by_chunk
+
+
+cdef void scan_chunk(void* context, Py_ssize_t chunk) noexcept nogil:
+    cdef const Scan* scan = <const Scan*>context
+    cdef const Tilework* work = scan.work
     cdef char[TILE_BYTES + 64] memory
     cdef char* tile = aligned(memory)
     cdef const char* source
-    cdef Py_ssize_t start = 0
+    cdef Py_ssize_t start = chunk * CHUNK
+    cdef Py_ssize_t stop = min(start + CHUNK, scan.count)
     cdef Py_ssize_t n, found
-    total[0] = 0
-    while start < count:
-        n = min(<Py_ssize_t>TILE, count - start)
+    cdef double total = 0
+    scan.found_by_chunk[chunk] = -1
+    while start < stop:
+        n = min(<Py_ssize_t>TILE, stop - start)
         source = tile
-        if a.direct:
-            source = a.data + start * work.itemsize
+        if scan.array.direct:
+            source = scan.array.data + start * work.itemsize
         else:
-            gather(a, start, n, tile, work.itemsize)
-        found = work.outside(source, low, high, nan_is_outside, n)
+            gather(scan.array, start, n, tile, work.itemsize)
+        found = work.outside(source, scan.low, scan.high, scan.nan_is_outside, n)
         if found < n:
-            return start + found
-        total[0] += work.sum(source, n)
+            scan.found_by_chunk[chunk] = start + found
+            return
+        total += work.sum(source, n)
         start += n
-    return -1
+    scan.sums_by_chunk[chunk] = total
 
 
 cdef double tree_sum(const double* values, Py_ssize_t count) noexcept nogil:

@@ -33,6 +33,8 @@ cdef enum:
 cdef enum:
     # Numbers of a formula that are the same for all elements, and the hyperparameters they come from.
     MAX_UNIFORMS = 32
+    # Chunks whose sums fit on the stack.
+    FEW = 64
     # An update's price in additions, for the choice of threads.
     UPDATE_COST = 60
 
@@ -55,6 +57,13 @@ ISA, _tiles = levels.choose(fastloss_cpu_level())
 cdef double UNIT_NS = {"x86-64-v4": 0.008, "x86-64-v3": 0.016}.get(ISA, 0.04)
 
 cdef Tilework[2] WORK
+
+
+cdef void* allocate(size_t size) except NULL:
+    cdef void* memory = PyMem_Malloc(size or 1)
+    if memory == NULL:
+        raise MemoryError()
+    return memory
 
 
 cdef void* address(str name) except NULL:
@@ -311,32 +320,49 @@ cdef int ask_for_signals(void* context) noexcept nogil:
         return PyErr_CheckSignals()
 
 
-cdef int run_loss(Job* job, double nanoseconds) except -1:
-    """Run all chunks, on threads where that pays."""
-    cdef Py_ssize_t chunks = (job.count + CHUNK - 1) // CHUNK
+cdef int run(fastloss_work work, void* job, Py_ssize_t count, double nanoseconds) except -1:
+    """Run all chunks of `count` elements, on threads where that pays."""
+    cdef Py_ssize_t chunks = (count + CHUNK - 1) // CHUNK
+    cdef int threads = 1
     cdef int stopped
     if chunks == 1:
-        loss_chunk(job, 0)
-        return 0
-    with nogil:
-        stopped = fastloss_run(loss_chunk, ask_for_signals, job, chunks, fastloss_get_num_threads() if nanoseconds > SERIAL_NS else 1)
-    return -1 if stopped else 0
+        work(job, 0)
+    elif chunks:
+        if nanoseconds > SERIAL_NS:
+            threads = fastloss_get_num_threads()
+        with nogil:
+            stopped = fastloss_run(work, ask_for_signals, job, chunks, threads)
+        if stopped:
+            return -1
+    return 0
 
 
 cdef double scan(Operand* a, const Tilework* work, Py_ssize_t count, str who, str name, object domain, object array, object first) except? -1:
-    """Check every element of an input against its domain (weights: no NaN); returns their sum."""
-    cdef double total
-    cdef double low = domain.least
-    cdef double high = domain.most
-    cdef bint nan_is_outside = domain.nan_is_outside
-    cdef Py_ssize_t found
-    if work.itemsize == 4:  # an open end is the next number of the precision that is compared
-        low, high = domain.ends32
-    with nogil:
-        found = first_outside(a, work, count, low, high, nan_is_outside, &total)
-    if found >= 0:
-        raise arrays.domain_error(who, name, domain, array, first.shape, found)
-    return total
+    """Check every element of an input against its domain; returns their sum."""
+    cdef Scan job
+    cdef double[FEW] few
+    cdef Py_ssize_t[FEW] few_found
+    cdef Py_ssize_t chunks = (count + CHUNK - 1) // CHUNK
+    cdef Py_ssize_t k
+    job.array = a
+    job.work = work
+    job.count = count
+    job.low, job.high = domain.ends32 if work.itemsize == 4 else domain.ends64
+    job.nan_is_outside = domain.nan_is_outside
+    job.sums_by_chunk = few
+    job.found_by_chunk = few_found
+    if chunks > FEW:
+        job.sums_by_chunk = <double*>allocate(chunks * (sizeof(double) + sizeof(Py_ssize_t)))
+        job.found_by_chunk = <Py_ssize_t*>(job.sums_by_chunk + chunks)
+    try:
+        run(scan_chunk, &job, count, count * UNIT_NS * 8)
+        for k in range(chunks):
+            if job.found_by_chunk[k] >= 0:
+                raise arrays.domain_error(who, name, domain, array, first.shape, job.found_by_chunk[k])
+        return tree_sum(job.sums_by_chunk, chunks)
+    finally:
+        if chunks > FEW:
+            PyMem_Free(job.sums_by_chunk)
 
 
 def evaluate(Plan plan, int want, tuple inputs, object sample_weight, str reduction, object normalizer, object value_out, object grad_out, object hess_out, bint check):
@@ -357,7 +383,6 @@ cdef object _evaluate(Plan plan, int want, tuple inputs, object sample_weight, s
     cdef str who = plan.who
     cdef double denominator = 1
     cdef double weight_sum = 0
-    cdef double cost
     cdef list given = []
     cdef list copies = []
     if len(inputs) != count_inputs:
@@ -429,21 +454,17 @@ cdef object _evaluate(Plan plan, int want, tuple inputs, object sample_weight, s
         job.factor = 1.0
     job.stream = count * work.itemsize > STREAM_BYTES
     cdef double total = 0
-    cdef double[64] few
+    cdef double[FEW] few
     cdef Py_ssize_t chunks = (count + CHUNK - 1) // CHUNK
     job.sums_by_chunk = few
-    if chunks > 64:
-        job.sums_by_chunk = <double*>PyMem_Malloc(chunks * sizeof(double))
-        if job.sums_by_chunk == NULL:
-            raise MemoryError()
-    cost = count * UNIT_NS * (8 + plan.costs[want]) * (2 if precision == F64 else 1)
+    if chunks > FEW:
+        job.sums_by_chunk = <double*>allocate(chunks * sizeof(double))
     try:
-        if count:
-            run_loss(&job, cost)
+        run(loss_chunk, &job, count, count * UNIT_NS * (8 + plan.costs[want]) * (2 if precision == F64 else 1))
         if job.sums:
             total = tree_sum(job.sums_by_chunk, chunks)
     finally:
-        if chunks > 64:
+        if chunks > FEW:
             PyMem_Free(job.sums_by_chunk)
     for target, source in copies:
         target[...] = source

@@ -1,6 +1,6 @@
-"""Write `tiles.pyx`: the tile kernels of every formula, and the vector math that they call.
+"""Write `tiles.pyx`, the tile kernels of every formula and the vector math that they call, and the losses' type stub.
 
-Run by the build with nothing but the standard library: `python generate.py PACKAGE_DIR OUTPUT`.
+Run by the build with nothing but the standard library: `python generate.py PACKAGE_DIR TILES STUB`.
 """
 
 import importlib
@@ -155,9 +155,12 @@ def tilework():
     return rows + [(f"store_{half}_f32", f"store_{half}") for half in ("f16", "bf16")]
 
 
-def main(package, output):
-    text = tiles_text(import_formulas(Path(package).resolve()))
-    Path(output).write_text(text, encoding="utf-8")
+def main(package, tiles, stub):
+    formulas = import_formulas(Path(package).resolve())
+    Path(tiles).write_text(tiles_text(formulas), encoding="utf-8")
+    document = importlib.import_module("fastloss.formula.document")
+    losses = [formula for formula in formulas if not formula.in_place]
+    Path(stub).write_text(document.stub(losses), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -37,13 +37,6 @@ cdef class RuleVariant:
         self.kernels[F64] = <kernel_function>address(name + "_step_f64")
 
 
-cdef void* allocate(size_t size) except NULL:
-    cdef void* memory = PyMem_Malloc(size or 1)
-    if memory == NULL:
-        raise MemoryError()
-    return memory
-
-
 cdef class Sweep:
     """The tensors of an optimizer, bound once: parameters and their states, rewritten in place at every step.
 

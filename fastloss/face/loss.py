@@ -1,5 +1,7 @@
 """The public object of a loss."""
 
+from typing import Any, Callable
+
 from .._kernels import arrays
 from .._kernels.engine import Plan, evaluate
 from ..formula import Formula
@@ -42,21 +44,21 @@ class Loss:
     """
     __doc__ = _Documentation()
 
-    def __init__(self, formula):
+    def __init__(self, formula: Formula) -> None:
         self.formula = formula
         self.__name__ = self.__qualname__ = formula.name
         self.__module__ = formula.function.__module__
         self._defaults = {name: domain.default for name, domain in formula.parameters.items()}
         self._domains = tuple(
-            arrays.Domain(domain) if domain.is_bounded else None for domain in formula.input_domains.values()
+            arrays.Domain.of(domain) if domain.is_checked else None for domain in formula.input_domains.values()
         )
         self._plans = {}
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         arguments = ", ".join([*self.formula.inputs, *(f"{name}={value!r}" for name, value in self._defaults.items())])
         return f"<loss {self.__name__}({arguments})>"
 
-    def __reduce__(self):
+    def __reduce__(self) -> str:
         return self.__name__
 
     def __call__(
@@ -169,6 +171,6 @@ class Loss:
         )
 
 
-def loss(**options):
+def loss(**options: Any) -> Callable[[Callable], Loss]:
     """Make a loss of a formula: see `fastloss.losses` for what one looks like."""
     return lambda function: Loss(Formula.define(function, **options))

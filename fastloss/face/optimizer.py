@@ -1,10 +1,13 @@
 """The public object of an update rule."""
 
+from typing import Any, Callable
+
 import numpy as np
 
 from .._kernels import arrays
 from .._kernels.engine import RuleVariant, Sweep
 from ..formula import UpdateRule
+from ..formula.document import optimizer_docstring
 
 
 class Optimizer:
@@ -27,9 +30,11 @@ class Optimizer:
         How many steps were taken.
     """
 
-    rule = None
+    rule: UpdateRule
+    steps: int
+    param_groups: list[dict[str, Any]]
 
-    def __init__(self, params, **hyperparameters):
+    def __init__(self, params: Any, **hyperparameters: Any) -> None:
         who = type(self).__name__
         unknown = [name for name in hyperparameters if name not in self._hyperparameters()]
         if unknown:
@@ -54,7 +59,7 @@ class Optimizer:
         self._seen = self._needed = None
         self._check_groups()
 
-    def step(self, grads):
+    def step(self, grads: Any) -> None:
         """Rewrite every parameter and its state in place: one compiled call, whole or not at all.
 
         Parameters
@@ -75,7 +80,7 @@ class Optimizer:
         self._sweep.step(self._kernels, self._vectors, self._flat(grads))
         self.steps += 1
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Any]:
         """The optimizer's state as plain arrays and numbers, copied: rule, steps, groups of hyperparameters, states by name."""
         return {
             "rule": type(self).__name__,
@@ -87,7 +92,7 @@ class Optimizer:
             },
         }
 
-    def load_state_dict(self, state_dict):
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over what `state_dict` returned, for parameters of the same names and shapes; all of it or, on an error, nothing."""
         who = type(self).__name__
         expected = {"rule", "steps", "groups", "state"}
@@ -115,7 +120,7 @@ class Optimizer:
         self.steps = int(steps)
         self._seen = None
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         groups = "; ".join(
             ", ".join(f"{name}={group[name]!r}" for name in self._hyperparameters()) for group in self.param_groups
         )
@@ -225,13 +230,11 @@ def _match(who, name, params, grads):
     return [grads]
 
 
-def update_rule(**options):
+def update_rule(**options: Any) -> Callable[[Callable], type[Optimizer]]:
     """Make an optimizer class of an update rule: see `fastloss.optimizers` for what one looks like."""
 
     def define(function):
         rule = UpdateRule.define(function, **options)
-        from ..formula.document import optimizer_docstring
-
         members = {"rule": rule, "__doc__": optimizer_docstring(rule), "__module__": function.__module__}
         return type(function.__name__, (Optimizer,), members)
 

@@ -1,9 +1,174 @@
-"""What is said about a formula: docstrings, rows of tables."""
+"""What is said about a formula: its docstring, its type stub, its row in the docs' table."""
+
+import inspect
+import math
+
+from .domains import Each, Flag, Label, Optional
+
+_COMMON = "sample_weight, reduction, normalizer, value_out, check"
 
 
 def docstring(formula, loss):
-    return formula.doc
+    """The numpydoc text of a loss; `loss` is called for the example's output."""
+    inputs, parameters = formula.inputs, formula.parameters
+    signature = ", ".join([*inputs, *(f"{name}={domain.default!r}" for name, domain in parameters.items())])
+    arguments = ", ".join(str(example(formula, name)) for name in inputs)
+    call = f"fl.{formula.name}"
+    values = [example(formula, name) for name in inputs]
+    lines = [
+        f"{formula.name}({signature}, *, sample_weight=None, reduction='mean', normalizer=None, value_out=None, check=True)",
+        "",
+        inspect.cleandoc(formula.doc),
+        "",
+        *_section("Parameters"),
+        *(line for name in inputs for line in _input(formula, name)),
+        *(line for name, domain in parameters.items() for line in _parameter(name, domain)),
+        f"{_COMMON}",
+        "    As for every loss: see `fastloss.Loss`.",
+        "",
+        *_section("Returns"),
+        "float",
+        "    The reduced loss; under ``reduction='none'`` an array of the elements' losses. `value_and_grad`, `value_grad_hess`,",
+        f"    `grad_and_hess` and `grad` of this object also give the derivatives with respect to {' and '.join(formula.differentiable)}.",
+        "",
+        *_section("Raises"),
+        "ValueError",
+        "    For shapes that do not broadcast, data or hyperparameters outside their domains, unusable outputs.",
+        "TypeError",
+        f"    For {inputs[0]} that is not floating, arrays that are not real, unknown arguments.",
+        "",
+        *_section("Examples"),
+        ">>> import fastloss as fl",
+        f">>> {call}({arguments})",
+        repr(loss(*values)),
+        f">>> {call}.grad({arguments})",
+        repr(loss.grad(*values)),
+    ]
+    if formula.reference:
+        lines += ["", *_section("References"), f".. [1] {formula.reference}"]
+    return "\n".join(lines) + "\n"
 
 
 def optimizer_docstring(rule):
-    return rule.doc
+    """The numpydoc text of an optimizer."""
+    lines = [
+        inspect.cleandoc(rule.doc),
+        "",
+        *_section("Parameters"),
+        "params : numpy.ndarray, list, dict, or list of groups",
+        "    The arrays to train, rewritten in place: one, several, several by name, or dictionaries with ``'params'`` and",
+        "    hyperparameters of their own.",
+        *(line for name, domain in rule.hyperparameters.items() for line in _parameter(name, domain)),
+        "",
+        *_section("Examples"),
+        ">>> import numpy as np, fastloss as fl",
+        ">>> weights = np.ones(3)",
+        f">>> optimizer = fl.{rule.name}(weights, lr=0.5)",
+        ">>> optimizer.step(np.array([1.0, 0.0, -1.0]))",
+    ]
+    if rule.reference:
+        lines += ["", *_section("References"), f".. [1] {rule.reference}"]
+    return "\n".join(lines) + "\n"
+
+
+def row(formula):
+    """The loss's row in the docs' table: name with hyperparameters, what it is, whom it agrees with, where it comes from."""
+    parameters = ", ".join(f"{name}={domain.default}" for name, domain in formula.parameters.items())
+    summary = inspect.cleandoc(formula.doc).split("\n\n")[0].replace("\n", " ")
+    peers = ", ".join(sorted(peer for peer in formula.peers if peer != "closed_form")) or "–"
+    return f"| `{formula.name}({parameters})` | {summary} | {peers} |"
+
+
+def example(formula, name):
+    """Two values that an input may hold."""
+    domain = formula.input_domains[name]
+    if isinstance(domain, Label):
+        return [1, 0]
+    if math.isfinite(domain.low) and math.isfinite(domain.high):
+        return [0.25, 1.0] if name == formula.inputs[0] else [0.0, 1.0]
+    if math.isfinite(domain.low):
+        return [0.5, 2.0] if name == formula.inputs[0] else [1.0, 3.0]
+    return [0.5, 2.0] if name == formula.inputs[0] else [1.0, -1.0]
+
+
+def stub(formulas):
+    """The type stub of fastloss.losses."""
+    classes = [_stub_class(formula) for formula in formulas]
+    names = ", ".join(repr(formula.name) for formula in formulas)
+    return _STUB_HEAD + "\n".join(classes) + f"\n__all__ = [{names}]\n"
+
+
+_STUB_HEAD = '''# Written from the formulas by the build.
+from typing import Any, Literal, overload
+
+from numpy.typing import ArrayLike, NDArray
+
+from ..face import Loss
+
+FAMILIES: dict[str, dict[str, Loss]]
+
+'''
+
+
+def _stub_class(formula):
+    several = len(formula.differentiable) > 1
+    array = "NDArray[Any]"
+    each = f"tuple[{', '.join([array] * len(formula.differentiable))}]" if several else array
+    inputs = ", ".join(f"{name}: ArrayLike" for name in formula.inputs)
+    own = "".join(f", {name}: {_stub_type(domain)} = ..." for name, domain in formula.parameters.items())
+    head = f"self, {inputs}, *, sample_weight: ArrayLike | None = ..."
+    tail = "normalizer: float | Literal['samples'] | None = ..."
+    outs = {"value": f"value_out: {array} | None = ...", "grad": f"grad_out: {each} | None = ..."}
+    outs["hess"] = f"hess_out: {each} | None = ..."
+    lines = [f"class _{formula.name}(Loss):"]
+    for method, results in {
+        "__call__": ("value",),
+        "value_and_grad": ("value", "grad"),
+        "value_grad_hess": ("value", "grad", "hess"),
+        "grad_and_hess": ("grad", "hess"),
+        "grad": ("grad",),
+    }.items():
+        parts = ", ".join(outs[result] for result in results)
+        reductions = {"Literal['mean', 'sum'] = ...": "float", "Literal['none']": array}
+        if "value" not in results:
+            reductions = {"Literal['mean', 'sum', 'none'] = ...": ""}
+        for reduction, value in reductions.items():
+            types = [value if result == "value" else each for result in results]
+            returned = types[0] if len(types) == 1 else f"tuple[{', '.join(types)}]"
+            if "value" in results:
+                lines.append("    @overload  # type: ignore[override]")
+            lines.append(
+                f"    def {method}({head}, reduction: {reduction}, {tail}, {parts}, check: bool = ...{own}) -> {returned}: ..."
+                + ("" if "value" in results else "  # type: ignore[override]")
+            )
+    return "\n".join(lines) + f"\n\n{formula.name}: _{formula.name}\n"
+
+
+def _stub_type(domain):
+    if isinstance(domain, Flag):
+        return "bool"
+    if isinstance(domain, Each):
+        return f"tuple[{', '.join(['float'] * len(domain.default))}]"
+    return "float | None" if isinstance(domain, Optional) else "float"
+
+
+def _section(title):
+    return [title, "-" * len(title)]
+
+
+def _input(formula, name):
+    domain = formula.input_domains[name]
+    what = "" if str(domain) == "a real number" else f" {str(domain)[0].upper()}{str(domain)[1:]}."
+    if name in formula.differentiable:
+        yield f"{name} : array_like of float16, bfloat16, float32 or float64"
+    else:
+        yield f"{name} : array_like of real numbers"
+    place = "Any shape; its dtype is that of the results." if name == formula.inputs[0] else f"Broadcast to `{formula.inputs[0]}`."
+    yield f"    {place}{what}"
+
+
+def _parameter(name, domain):
+    kind = {Flag: "bool", Each: "tuple of float", Optional: "float, optional"}.get(type(domain), "float")
+    yield f"{name} : {kind}, default {domain.default}"
+    text = str(domain)
+    yield f"    {text[0].upper()}{text[1:]}."

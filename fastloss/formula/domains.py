@@ -11,7 +11,8 @@ from dataclasses import dataclass
 class Interval:
     """The real numbers from `low` to `high`.
 
-    `special` values of a hyperparameter get kernels of their own, in which the formula sees them as plain numbers.
+    `special` values of a hyperparameter get kernels of their own, in which the formula sees them as plain numbers. An input that
+    is not `checked` usually lies in the interval, but the formula means something beyond it.
     """
 
     low: float = -math.inf
@@ -20,6 +21,7 @@ class Interval:
     open_low: bool = False
     open_high: bool = False
     special: tuple[float, ...] = ()
+    checked: bool = True
 
     def contains(self, value):
         above = value > self.low if self.open_low else value >= self.low
@@ -41,8 +43,8 @@ class Interval:
         return self.default is not None
 
     @property
-    def is_bounded(self):
-        return self.low > -math.inf or self.high < math.inf
+    def is_checked(self):
+        return self.checked and (self.low > -math.inf or self.high < math.inf)
 
     @property
     def choices(self):
@@ -85,9 +87,9 @@ def NonNegative(default=None, special=()):
     return Interval(0.0, math.inf, default, open_high=True, special=special)
 
 
-def Fraction(default=None, open_low=False, open_high=False):
+def Fraction(default=None, open_low=False, open_high=False, checked=True):
     """A number from zero to one."""
-    return Interval(0.0, 1.0, default, open_low, open_high)
+    return Interval(0.0, 1.0, default, open_low, open_high, checked=checked)
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ class Label:
     """A binary label: above zero is the positive class, anything else the negative one."""
 
     is_parameter = False
-    is_bounded = False
+    is_checked = False
 
     def __str__(self):
         return "a label, positive class > 0 (so -1/+1 and 0/1 mean the same)"

@@ -176,7 +176,7 @@ def combine(op, *args):
     graph = a.graph
     if op == "neg":
         if a.is_literal():
-            return graph.literal(-a.args[0])
+            return a if a.is_literal(0) else graph.literal(-a.args[0])  # one zero: it stands for a derivative that is 0
         return a.args[0] if a.op == "neg" else graph.node("neg", a, kind=a.kind)
     if op in COMPARISONS.values():
         return graph.node(op, a, b, kind=BOOL)

@@ -144,8 +144,14 @@ def where(condition, a, b):
 def with_derivative(value, x, slope):
     """`value`, a function of `x` alone as far as derivatives go, whose derivative is `slope` and not what the rules give."""
     graph = x.graph
-    value = graph.literal(value)
-    graph.slopes[id(value)] = x, graph.literal(slope)
+    value, slope = graph.literal(value), graph.literal(slope)
+    # Signs and literal factors move through products: declare the slope of what they multiply.
+    if value.op == "neg":
+        return -with_derivative(value.args[0], x, -slope)
+    if value.op == "mul" and value.args[0].is_literal():
+        factor = value.args[0].args[0]
+        return factor * with_derivative(value.args[1], x, slope * (1 / factor))
+    graph.slopes[id(value)] = x, slope
     return value
 
 

@@ -4,6 +4,8 @@ Each is a polynomial on an interval of length 1, carried up and down by the recu
 reflection formula turns negative arguments into positive ones.
 """
 
+from math import inf, nan
+
 from ..formula import absolute, fma, log, vector_function, where
 from .polynomial import polynomial
 
@@ -162,7 +164,8 @@ def _stirling_from(real):
 def lgamma(x, real):
     """log|gamma(x)|: d P(d) on [1.5, 2.5], d = x - 2, so that the zeros at 1 and 2 are exact; infinity at the poles.
 
-    Error at most 3 ulp of max(1, |lgamma(x)|), 6.4 ulp of lgamma(x) itself; for x < 0, 15 ulp of max(1, |lgamma(x)|) (measured).
+    Error at most 3 ulp of max(1, |lgamma(x)|), 6.4 ulp of lgamma(x) itself; for x < 0, 15 ulp of max(1, |lgamma(x)|)
+    (measured).
     """
     a, f = _reflect(x, real)
     # gamma(x) = gamma(2 + d) * factor, or / factor below 1.5
@@ -181,7 +184,7 @@ def lgamma(x, real):
     middle = fma(d, polynomial(d, _LGAMMA_32 if real.f32 else _LGAMMA_64), where(below, -logarithm, logarithm))
     value = where(large, stirling, middle)
     sine = absolute(_sine(f, real))
-    return where(x < 0, where(sine == 0, float("inf"), -log(sine) - value), value)
+    return where(x < 0, where(sine == 0, inf, -log(sine) - value), value)
 
 
 @vector_function
@@ -209,7 +212,7 @@ def digamma(x, real):
     value = where(large, log(a) - quotient * fma(quotient, tail, 0.5), middle)
     square = f * f
     cosine = fma(square, polynomial(square, _COSINE_32 if real.f32 else _COSINE_64), 1)
-    reflected = value + where(f == 0, float("nan"), cosine / _sine(f, real))
+    reflected = value + where(f == 0, nan, cosine / _sine(f, real))
     return where(x < 0, reflected, value)
 
 

@@ -1,6 +1,9 @@
 """Sine, cosine and arctangent."""
 
+from math import nan
+
 from ..formula import absolute, bits, fma, from_bits, vector_function, where
+from .exponential import magic, two_chains, with_sign_of
 from .polynomial import polynomial
 
 # (atan(t) / t - 1) / t^2 in t^2, 0 <= t <= 1, relative error in atan of 2^-28.3 and 2^-54.9.
@@ -73,9 +76,9 @@ def atan(x, real):
     t = where(steep, -1 / size, size)
     square = t * t
     right, right_low = _RIGHT_ANGLE_32 if real.f32 else _RIGHT_ANGLE_64
-    tail = fma(t * square, polynomial(square, _ATAN_32 if real.f32 else _ATAN_64), where(steep, right_low, 0))
-    angle = where(steep, right + t, t) + tail
-    return from_bits(bits(angle) | (bits(x) - bits(size)))  # the sign of x
+    inner = polynomial(square, _ATAN_32) if real.f32 else two_chains(square, _ATAN_64)
+    tail = fma(t * square, inner, where(steep, right_low, 0))
+    return with_sign_of(x, where(steep, right + t, t) + tail)
 
 
 def _subtract(high, low, terms):
@@ -89,13 +92,12 @@ def _subtract(high, low, terms):
 
 def _reduce(x, real):
     """x - n pi/2 in two parts, and n in the lower bits of an integer; NaN where n is beyond 2^(mantissa - 1)."""
-    magic = 1.5 * 2.0**real.mantissa
     quarters = x * 0.6366197723675814
-    shifted = quarters + magic
-    n = shifted - magic
+    shifted = quarters + magic(real)
+    n = shifted - magic(real)
     if real.f32:
         # n in two parts of 10 bits each
-        coarse = 1024.0 * magic
+        coarse = 1024.0 * magic(real)
         many = (n + coarse) - coarse
         few = n - many
         first, second, third, fourth, fifth = _CHUNKS_32
@@ -108,7 +110,7 @@ def _reduce(x, real):
     high, low = _subtract(high, 0.0, terms)
     r = high + low
     known = absolute(quarters) < 2.0 ** (real.mantissa - 1)
-    return where(known, r, float("nan")), (high - r) + low, bits(shifted)
+    return where(known, r, nan), (high - r) + low, bits(shifted)
 
 
 def _sin(r, low, real):

@@ -1,0 +1,268 @@
+"""fastloss against its peers, measured in one run: python benchmarks/peers.py [--quick] [--only NAME]
+
+Every row holds fastloss and a peer timed in turn (see timing.py), with the same memory as inputs and the same number of threads.
+The ratio is the median over the rounds of the peer's time by fastloss's in that round, with its quartiles; above 1 fastloss is
+faster. Rows with a bar say whether it is met; the exit status counts those that are not. `--only` takes a part of a row's name.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from suite.inputs import inputs, outputs
+from timing import Times, alternate, show_time
+
+import fastloss as fl
+
+try:
+    import torch
+    import torch.nn.functional as F
+except ImportError:
+    sys.exit("peers.py compares with PyTorch: python -m pip install torch --index-url https://download.pytorch.org/whl/cpu")
+try:
+    from sklearn._loss import loss as sklearn_loss
+except ImportError:
+    sklearn_loss = None
+
+HERE = Path(__file__).parent
+THREADS = fl.get_num_threads()
+
+TORCH = {
+    "squared_error": F.mse_loss,
+    "binary_cross_entropy_with_logits": F.binary_cross_entropy_with_logits,
+    "huber": F.huber_loss,
+    "poisson_nll": F.poisson_nll_loss,
+}
+SKLEARN = {  # and their factor: scikit-learn's are half
+    "squared_error": ("HalfSquaredError", 0.5),
+    "binary_cross_entropy_with_logits": ("HalfBinomialLoss", 1.0),
+    "poisson_nll": ("HalfPoissonLoss", 1.0),
+}
+
+
+@dataclass(frozen=True)
+class Bar:
+    """What a row is to reach: a ratio at least, a time at most, or both."""
+
+    ratio: float | None = None
+    seconds: float | None = None
+
+    def __str__(self):
+        ratio = f">= {self.ratio:g}x" if self.ratio else ""
+        seconds = f"<= {show_time(self.seconds)}" if self.seconds else ""
+        return ", ".join(filter(None, (ratio, seconds)))
+
+    def is_met(self, seconds, ratio):
+        return (self.ratio is None or ratio >= self.ratio) and (self.seconds is None or seconds <= self.seconds)
+
+
+NO_BAR = Bar()
+AT_A_THOUSAND, AT_TEN_MILLION = Bar(ratio=12, seconds=3e-6), Bar(ratio=9)
+GRADIENT_BARS = {
+    (name, size): bar
+    for name in ("squared_error", "binary_cross_entropy_with_logits")
+    for size, bar in ((10**3, AT_A_THOUSAND), (10**7, AT_TEN_MILLION))
+}
+
+
+class Table:
+    def __init__(self):
+        self.missed = 0
+        print(f"{'':58} {'fastloss':>9} {'best':>9} {'peer':>9}   ratio [quartiles]")
+
+    def row(self, name, ours, peer=None, bar=NO_BAR):
+        """`ours` and `peer` are Times."""
+        low, ratio, high = peer.over(ours) if peer else (0, 0, 0)
+        against = f"{show_time(peer.median):>9}  {ratio:6.2f} [{low:.2f} {high:.2f}]" if peer else ""
+        line = f"{name:58} {show_time(ours.median):>9} {show_time(ours.best):>9} {against:34}"
+        self.end(line, None if bar == NO_BAR else bar.is_met(ours.median, ratio), str(bar))
+
+    def end(self, line, met=None, bar=""):
+        self.missed += met is False
+        mark = {None: "", True: "pass", False: "MISS"}[met]
+        print(f"{line} {bar:16} {mark}".rstrip(), flush=True)
+
+
+# --- losses ---------------------------------------------------------------------------------------------------------------
+
+
+def against_torch(table, title, name, size, seconds):
+    loss = getattr(fl, name)
+    pred, target = inputs(loss, size)
+    grad = outputs(loss, pred)
+    leaf, there = torch.from_numpy(pred).requires_grad_(), torch.from_numpy(target)
+
+    def ours():
+        return loss.value_and_grad(pred, target, grad_out=grad)
+
+    def backward():
+        leaf.grad = None
+        TORCH[name](leaf, there).backward()
+
+    def autograd():
+        torch.autograd.grad(TORCH[name](leaf, there), leaf)
+
+    value, _ = ours()
+    backward()
+    np.testing.assert_allclose(value, TORCH[name](leaf, there).item(), rtol=1e-4)
+    np.testing.assert_allclose(grad, leaf.grad.numpy(), rtol=1e-3, atol=1e-5 / size)
+    times = alternate({"ours": ours, "backward": backward, "autograd": autograd}, seconds)
+    peer = min(times["backward"], times["autograd"], key=lambda t: t.median)
+    table.row(title, times["ours"], peer, GRADIENT_BARS.get((name, size), NO_BAR))
+
+
+def against_sklearn(table, title, name, size, seconds):
+    """Into given outputs on both sides. scikit-learn's has no reduction: it writes each element's value."""
+    loss = getattr(fl, name)
+    theirs, factor = getattr(sklearn_loss, SKLEARN[name][0])(), SKLEARN[name][1]
+    pred, target = inputs(loss, size)
+    if name == "binary_cross_entropy_with_logits":
+        target = np.round(target)
+    grad, value_out, grad_out = (np.zeros_like(pred) for _ in range(3))
+
+    def ours():
+        loss.value_and_grad(pred, target, grad_out=grad)
+
+    def peer():
+        theirs.loss_gradient(target, pred, loss_out=value_out, gradient_out=grad_out, n_threads=THREADS)
+
+    ours()
+    peer()
+    np.testing.assert_allclose(grad * factor * size, grad_out, rtol=1e-3, atol=1e-5)
+    times = alternate({"ours": ours, "peer": peer}, seconds)
+    table.row(title, times["ours"], times["peer"])
+
+
+def losses_rows():
+    """(title, function) for each comparison of a value and gradient."""
+    for size in (10**7, 10**3, 10**5, 10**6):
+        for name in TORCH:
+            yield f"torch: {name}, 10^{len(str(size)) - 1}", against_torch, (name, size)
+    for size in (10**6,) if sklearn_loss else ():
+        for name in SKLEARN:
+            yield f"sklearn: {name}, 10^{len(str(size)) - 1}", against_sklearn, (name, size)
+
+
+# --- optimizers -----------------------------------------------------------------------------------------------------------
+
+
+def adamw(table, title, count, size, bar, seconds):
+    rng = np.random.default_rng(0)
+    params = [rng.standard_normal(size, dtype=np.float32) for _ in range(count)]
+    grads = [rng.standard_normal(size, dtype=np.float32) for _ in range(count)]
+    tensors = [torch.from_numpy(param.copy()).requires_grad_() for param in params]
+    for tensor, grad in zip(tensors, grads, strict=True):
+        tensor.grad = torch.from_numpy(grad)
+    ours = fl.AdamW(params, lr=1e-3, weight_decay=0.01)
+    theirs = torch.optim.AdamW(tensors, lr=1e-3, weight_decay=0.01, fused=True)
+    ours.step(grads)
+    theirs.step()
+    np.testing.assert_allclose(params[0], tensors[0].detach().numpy(), rtol=1e-5, atol=1e-6)
+    times = alternate({"ours": lambda: ours.step(grads), "peer": theirs.step}, seconds)
+    table.row(title, times["ours"], times["peer"], bar)
+
+
+# --- programs -------------------------------------------------------------------------------------------------------------
+
+IMPORT = """
+from time import perf_counter
+start = perf_counter()
+import numpy
+middle = perf_counter()
+import fastloss
+print(middle - start, perf_counter() - middle)
+"""
+
+FIRST_CALL = """
+import sys
+from time import perf_counter
+sys.path.insert(0, sys.argv[1])
+import fastloss
+from suite.inputs import inputs
+loss = getattr(fastloss, sys.argv[2])
+arrays = inputs(loss, 1000)
+start = perf_counter()
+loss.value_and_grad(*arrays)
+print(perf_counter() - start)
+"""
+
+
+def fresh(program, *arguments):
+    """The numbers that a fresh process prints."""
+    done = subprocess.run([sys.executable, "-P", "-c", program, *arguments], capture_output=True, text=True, check=True)
+    return [float(word) for word in done.stdout.split()]
+
+
+def import_time(table, title, seconds):
+    fresh(IMPORT)  # writes the bytecode
+    numpy, ours = np.array([fresh(IMPORT) for _ in range(max(5, int(seconds / 0.15)))]).T
+    table.row(title, Times(ours), Times(numpy), Bar(seconds=30e-3))
+
+
+def first_call(table, title, seconds):
+    """The worst of all losses, of each the median of its processes."""
+    repeats = 3 if seconds > 1 else 1
+    times = {name: Times(np.array([fresh(FIRST_CALL, str(HERE), name)[0] for _ in range(repeats)])) for name in fl.losses.__all__}
+    worst = max(times, key=lambda name: times[name].median)
+    table.row(f"{title} (of {len(times)}: {worst})", times[worst], bar=Bar(seconds=1e-3))
+
+
+def same_bits(table, title, seconds):
+    """Value and gradients with 1, 2 and more threads, three times each: who takes which chunk differs from run to run."""
+    differing = []
+    counts = sorted({1, 2, 3, THREADS})
+    for name in fl.losses.__all__:
+        loss = getattr(fl, name)
+        for dtype in ("float32", "float64"):
+            arrays = inputs(loss, 10**6 + 37, dtype)
+            seen = set()
+            for threads in counts * 3:
+                fl.set_num_threads(threads)
+                value, grads = loss.value_and_grad(*arrays)
+                grads = grads if isinstance(grads, tuple) else (grads,)
+                seen.add((np.float64(value).tobytes(), *(hash(grad.tobytes()) for grad in grads)))
+            if len(seen) > 1:
+                differing.append(f"{name} {dtype}")
+    fl.set_num_threads(THREADS)
+    counts = ", ".join(str(count) for count in counts if count <= THREADS)
+    line = f"{title}, {len(fl.losses.__all__)} losses, 2 dtypes, threads {counts}"
+    table.end(f"{line:124}", not differing, ", ".join(differing) or "all equal")
+
+
+# --- the table ------------------------------------------------------------------------------------------------------------
+
+TITLE = "value + gradient, "
+
+ROWS = [
+    *((TITLE + title, function, arguments) for title, function, arguments in losses_rows()),
+    ("torch fused: AdamW.step, 1 tensor of 10^7", adamw, (1, 10**7, Bar(ratio=0.95))),
+    ("torch fused: AdamW.step, 1,000 tensors of 10^3", adamw, (1_000, 10**3, Bar(ratio=8))),
+    ("torch fused: AdamW.step, 1 tensor of 10^3", adamw, (1, 10**3, NO_BAR)),
+    ("import fastloss, after import numpy (the peer)", import_time, ()),
+    ("worst first call", first_call, ()),
+    ("same bits", same_bits, ()),
+]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a tenth of the time; for a look, not for a claim")
+    parser.add_argument("--only", default="", metavar="NAME", help="rows whose name holds this")
+    options = parser.parse_args()
+    torch.set_num_threads(THREADS)
+    fl.set_num_threads(THREADS)
+    load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
+    print(f"fastloss {fl.__version__}, numpy {np.__version__}, torch {torch.__version__}, {THREADS} threads{load}; float32")
+    table = Table()
+    for title, function, arguments in ROWS:
+        if options.only in title:
+            function(table, title, *arguments, seconds=0.5 if options.quick else 5)
+    return table.missed
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""What asv measures. `inputs` is shared with the scripts beside this folder."""

@@ -1,0 +1,121 @@
+"""Every loss of the registry, by pass, size and dtype; and what a call costs besides its elements."""
+
+import numpy as np
+
+import fastloss as fl
+from fastloss import losses
+
+from .inputs import inputs, outputs
+
+
+class Loss:
+    # With asv's own settings the registry would take an hour.
+    warmup_time = 0.02
+    sample_time = 0.01
+    rounds = 1
+    repeat = (3, 10, 0.3)
+
+    def setup(self, name, size, dtype, *_):
+        self.loss = getattr(losses, name)
+        self.inputs = inputs(self.loss, size, dtype)
+        self.grad_out = outputs(self.loss, self.inputs[0])
+        self.hess_out = outputs(self.loss, self.inputs[0])
+
+
+class Gradient(Loss):
+    """Value and gradient, which training asks for, into memory that is there."""
+
+    param_names = ["loss", "size", "dtype"]
+    params = [losses.__all__, [1_000, 1_000_000], ["float16", "float32", "float64"]]
+
+    def time_value_and_grad(self, name, size, dtype):
+        self.loss.value_and_grad(*self.inputs, grad_out=self.grad_out)
+
+
+class Passes(Loss):
+    """The other passes, at a size that stays in the caches."""
+
+    param_names = ["loss", "size", "dtype"]
+    params = [losses.__all__, [100_000], ["float32", "float64"]]
+
+    def time_value(self, name, size, dtype):
+        self.loss(*self.inputs)
+
+    def time_value_grad_hess(self, name, size, dtype):
+        self.loss.value_grad_hess(*self.inputs, grad_out=self.grad_out, hess_out=self.hess_out)
+
+
+class Memory(Loss):
+    """Arrays far larger than the caches, on one thread and on all."""
+
+    param_names = ["loss", "size", "dtype", "threads"]
+    params = [losses.__all__, [10_000_000], ["float32"], ["one", "all"]]
+    repeat = (3, 5, 0.5)
+
+    def setup(self, name, size, dtype, threads):
+        super().setup(name, size, dtype)
+        if threads == "one":
+            fl.set_num_threads(1)
+
+    def time_value_and_grad(self, name, size, dtype, threads):
+        self.loss.value_and_grad(*self.inputs, grad_out=self.grad_out)
+
+
+class Call:
+    """Ten elements: the price of a call. One formula serves, as all go the same way."""
+
+    def setup(self):
+        self.pred, self.target = inputs(fl.huber, 10)
+        self.weights = np.ones(10, np.float32)
+        self.grad_out = np.zeros_like(self.pred)
+        self.listed = self.target.tolist()
+
+    def time_value(self):
+        fl.huber(self.pred, self.target)
+
+    def time_value_and_grad(self):
+        fl.huber.value_and_grad(self.pred, self.target)
+
+    def time_into_given_output(self):
+        fl.huber.value_and_grad(self.pred, self.target, grad_out=self.grad_out)
+
+    def time_with_hyperparameter(self):
+        fl.huber.value_and_grad(self.pred, self.target, delta=2.0, grad_out=self.grad_out)
+
+    def time_with_weights(self):
+        fl.huber.value_and_grad(self.pred, self.target, sample_weight=self.weights, grad_out=self.grad_out)
+
+    def time_per_element(self):
+        fl.huber(self.pred, self.target, reduction="none")
+
+    def time_with_list(self):
+        fl.huber.value_and_grad(self.pred, self.listed, grad_out=self.grad_out)
+
+
+class Layout:
+    """What arrays that are not plain cost, at a size where the loads are all there is."""
+
+    param_names = ["layout"]
+    params = [["plain", "strided", "reversed", "transposed", "broadcast", "integers", "in place", "weighted"]]
+
+    def setup(self, layout):
+        pred, target = inputs(fl.huber, (1000, 1000))
+        self.arguments = {"grad_out": np.zeros_like(pred)}
+        if layout == "strided":
+            pred = np.repeat(pred, 2, axis=1)[:, ::2]
+        elif layout == "reversed":
+            pred = pred[::-1, ::-1]
+        elif layout == "transposed":
+            pred = pred.T
+        elif layout == "broadcast":
+            target = target[:, :1]
+        elif layout == "integers":
+            target = target.astype(np.int32)
+        elif layout == "in place":
+            self.arguments["grad_out"] = pred
+        elif layout == "weighted":
+            self.arguments["sample_weight"] = np.ones_like(pred)
+        self.inputs = pred, target
+
+    def time_value_and_grad(self, layout):
+        fl.huber.value_and_grad(*self.inputs, **self.arguments)

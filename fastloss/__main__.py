@@ -1,0 +1,40 @@
+"""The command line: ``python -m fastloss info`` and ``python -m fastloss demo [--plot FILE]``."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 2 for what the caller can mend."""
+    parser = argparse.ArgumentParser(prog="python -m fastloss", description=sys.modules["fastloss"].__doc__.splitlines()[0])
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    info = commands.add_parser("info", help="versions, instruction set, threads, GPU, extras")
+    info.set_defaults(run=lambda _: _info())
+    demo = commands.add_parser("demo", help="train a few models and show how losses and optimizers differ")
+    demo.add_argument("--plot", metavar="FILE", help="draw the curves into FILE (.png, .pdf, .svg, ...)")
+    demo.set_defaults(run=lambda given: _demo(given.plot))
+    given = parser.parse_args(arguments)
+    return given.run(given)
+
+
+def _info():
+    from .information import describe
+
+    print(describe())
+    return 0
+
+
+def _demo(plot):
+    from .demo import Unready, run
+
+    try:
+        run(plot)
+    except Unready as reason:
+        print(f"fastloss demo: {reason}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,40 @@
+"""What the engine offers to the modules above it."""
+
+from typing import Any
+
+ISA: str
+
+class Plan:
+    def __init__(
+        self,
+        who: str,
+        variant: str,
+        inputs: tuple[str, ...],
+        domains: tuple[Any, ...],
+        gradient_of: tuple[str, ...],
+        vector: list[float],
+    ) -> None: ...
+
+class RuleVariant:
+    def __init__(self, name: str) -> None: ...
+
+class Sweep:
+    def __init__(self, who: str, tensors: list[tuple[int, str, Any, list[Any]]]) -> None: ...
+    def step(self, variants: list[RuleVariant], vectors: list[list[float]], grads: list[Any]) -> None: ...
+
+def evaluate(
+    plan: Plan,
+    want: int,
+    inputs: tuple[Any, ...],
+    sample_weight: Any,
+    reduction: str,
+    normalizer: Any,
+    value_out: Any,
+    grad_out: Any,
+    hess_out: Any,
+    check: bool,
+) -> tuple[Any, Any, Any]: ...
+def apply(name: str, *inputs: Any) -> Any: ...
+def get_num_threads() -> int: ...
+def set_num_threads(count: int) -> None: ...
+def available_cores() -> int: ...

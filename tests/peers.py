@@ -1,0 +1,143 @@
+"""The peers of the losses: independent implementations, as expressions beside each formula, and the names they may use.
+
+`torch` expressions see float64 tensors, all others float64 arrays, under the names of the formula's inputs, and the
+hyperparameters as Python numbers. An expression gives the losses, or the losses and their gradients.
+"""
+
+import importlib
+
+import numpy as np
+import pytest
+
+
+def evaluate(formula, peer, inputs, parameters):
+    """A peer's `(value, gradients)`: arrays, and a dict by input name, or None where the peer has no gradients."""
+    formula = getattr(formula, "formula", formula)
+    expression = formula.peers[peer]
+    inputs = {name: np.asarray(array, dtype=np.float64) for name, array in inputs.items()}
+    if peer == "torch":
+        return _through_torch(formula, expression, inputs, parameters)
+    with np.errstate(all="ignore"):
+        result = eval(expression, _numpy_names(expression) | inputs | parameters)  # our own text, from beside the formula
+    if isinstance(result, tuple):
+        value, gradient = result
+        return np.asarray(value), {formula.differentiable[0]: np.asarray(gradient)}
+    return np.asarray(result), None
+
+
+def _through_torch(formula, expression, inputs, parameters):
+    torch = pytest.importorskip("torch")
+    tensors = {name: torch.tensor(array) for name, array in inputs.items()}
+    wanted = [tensors[name].requires_grad_() for name in formula.differentiable]
+    names = {"torch": torch, "F": torch.nn.functional}
+    names |= {f.__name__: f for f in (focal_torchvision, asymmetric_ridnik)}
+    value = eval(expression, names | tensors | parameters)
+    gradients = torch.autograd.grad(value.sum(), wanted)
+    by_name = {name: g.numpy() for name, g in zip(formula.differentiable, gradients, strict=True)}
+    return value.detach().numpy(), by_name
+
+
+def _numpy_names(expression):
+    """NumPy, the functions below, and those library modules that the expression mentions; skips where one is missing."""
+    names = {"np": np}
+    names |= {f.__name__: f for f in CLOSED_FORMS}
+    for name, module in MODULES.items():
+        if f"{name}." in expression:
+            pytest.importorskip(module.partition(".")[0])
+            names[name] = importlib.import_module(module)
+    return names
+
+
+MODULES = {
+    "special": "scipy.special",
+    "stats": "scipy.stats",
+    "metrics": "sklearn.metrics",
+    "sklearn_loss": "sklearn._loss.loss",
+    "sgd": "sklearn.linear_model._sgd_fast",
+}
+
+
+def sgd_loss(loss, pred, target):
+    """Value and gradient by scikit-learn's stochastic gradient descent, which takes one number at a time."""
+    value = [loss.py_loss(t, p) for p, t in zip(pred, target, strict=True)]
+    gradient = [loss.py_dloss(p, t) for p, t in zip(pred, target, strict=True)]
+    return np.array(value), np.array(gradient)
+
+
+def robust_cost(name, residual, scale):
+    """The cost that scipy.optimize.least_squares minimises, element by element."""
+    least_squares = pytest.importorskip("scipy.optimize._lsq.least_squares")
+    rho = np.empty((3, residual.size))
+    least_squares.IMPLEMENTED_LOSSES[name](np.square(residual / scale), rho, cost_only=True)
+    return 0.5 * scale**2 * rho[0]
+
+
+def barron_closed_form(x, alpha):
+    """Barron (2019), equation 8, for x = residual / scale."""
+    if alpha == 2:
+        return x**2 / 2
+    if alpha == 0:
+        return np.log(x**2 / 2 + 1)
+    if alpha == -np.inf:
+        return 1 - np.exp(-(x**2) / 2)
+    return abs(alpha - 2) / alpha * ((x**2 / abs(alpha - 2) + 1) ** (alpha / 2) - 1)
+
+
+def poisson_closed_form(log_mean, target, full):
+    """mu - t log mu; with Stirling's approximation of log t! above 1."""
+    value = np.exp(log_mean) - target * log_mean
+    t = np.maximum(target, 1)
+    return value + np.where(full & (target > 1), t * np.log(t) - t + np.log(2 * np.pi * t) / 2, 0)
+
+
+def tweedie_closed_form(mean, target, power):
+    """Jørgensen's deviance, halved, without the terms in the target alone."""
+    if power == 0:
+        return np.square(mean - target) / 2
+    if power == 1:
+        return mean - target * np.log(mean)
+    if power == 2:
+        return np.log(mean) + target / mean
+    return mean ** (2 - power) / (2 - power) - target * mean ** (1 - power) / (1 - power)
+
+
+def negative_binomial_scipy(log_mean, target, dispersion):
+    """SciPy's log-probabilities, less the terms that do not depend on the mean."""
+    from scipy import special, stats
+
+    n = 1 / dispersion
+    constant = special.gammaln(target + n) - special.gammaln(n) - special.gammaln(target + 1)
+    return constant + target * np.log(dispersion) - stats.nbinom.logpmf(target, n, 1 / (1 + dispersion * np.exp(log_mean)))
+
+
+CLOSED_FORMS = (
+    sgd_loss,
+    robust_cost,
+    barron_closed_form,
+    poisson_closed_form,
+    tweedie_closed_form,
+    negative_binomial_scipy,
+)
+
+
+def focal_torchvision(inputs, targets, alpha, gamma):
+    """torchvision.ops.sigmoid_focal_loss, as published (BSD 3-Clause), alpha=None for its alpha < 0."""
+    import torch.nn.functional as F
+
+    p = inputs.sigmoid()
+    ce_loss = F.binary_cross_entropy_with_logits(inputs, targets, reduction="none")
+    p_t = p * targets + (1 - p) * (1 - targets)
+    loss = ce_loss * ((1 - p_t) ** gamma)
+    return loss if alpha is None else (alpha * targets + (1 - alpha) * (1 - targets)) * loss
+
+
+def asymmetric_ridnik(x, y, gamma_neg, gamma_pos, clip):
+    """The authors' AsymmetricLoss with disable_torch_grad_focal_loss=False (MIT), without its floor of 1e-8, not summed."""
+    import torch
+
+    y = (y > 0).double()
+    positive = x.sigmoid()
+    negative = (1 - positive + clip).clamp(max=1)
+    log_likelihood = y * positive.log() + torch.where(y > 0, 0.0, negative.log())
+    weight = (1 - positive * y - negative * (1 - y)) ** (gamma_pos * y + gamma_neg * (1 - y))
+    return -log_likelihood * weight
