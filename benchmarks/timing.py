@@ -23,6 +23,9 @@ class Times:
     def best(self):
         return float(self.rounds.min())
 
+    def __str__(self):
+        return f"{show_time(self.median):>9} {show_time(self.best):>9}"
+
     def over(self, other):
         """Quartiles of the ratio to another rival's times in the same rounds."""
         return np.quantile(self.rounds / other.rounds, [0.25, 0.5, 0.75])
@@ -32,8 +35,8 @@ def alternate(rivals, seconds, least_rounds=5):
     """Time the rivals `{name: call}` in turn, round after round: `{name: Times}`.
 
     What the machine does besides falls on all of them alike, so the ratio within a round means more than any of the times. In a
-    round each rival makes as many calls as fill 2 ms. One call before them is not timed: it takes the caches from the rival before,
-    and outlasts that one's idle threads, which may spin for a while. Every other round goes backwards.
+    round each rival makes as many calls as fill 2 ms. One call before them is not timed: it takes the caches from the rival
+    before, and some of the time for which that one's idle threads spin. Every other round goes backwards.
     """
     timers = {name: Timer(call) for name, call in rivals.items()}
     numbers = {name: calls_in_a_block(timer) for name, timer in timers.items()}

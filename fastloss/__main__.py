@@ -4,10 +4,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from .demo import Unready, run
+from .information import describe
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 2 for what the caller can mend."""
-    parser = argparse.ArgumentParser(prog="python -m fastloss", description=sys.modules["fastloss"].__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m fastloss", description="Losses and optimizer steps for NumPy arrays.")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     info = commands.add_parser("info", help="versions, instruction set, threads, GPU, extras")
     info.set_defaults(run=lambda _: _info())
@@ -19,15 +22,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _info():
-    from .information import describe
-
     print(describe())
     return 0
 
 
 def _demo(plot):
-    from .demo import Unready, run
-
     try:
         run(plot)
     except Unready as reason:

@@ -11,12 +11,6 @@ from . import __version__
 from ._kernels import engine
 from .threads import get_num_threads
 
-# What NumPy, whose public report reaches further than ours, calls each level's features: since 2.4, before.
-_SIGNS = {
-    "x86-64-v4": {"X86_V4", "AVX512_SKX"},
-    "x86-64-v3": {"X86_V3", "AVX2"},
-    "x86-64-v2": {"X86_V2", "SSE42"},
-}
 _REQUIREMENT = re.compile(r"""(?P<name>[\w.-]+).*;\s*extra\s*==\s*["'](?P<extra>[\w.-]+)["']""")
 _WIDTH = 80
 
@@ -27,20 +21,13 @@ def describe() -> str:
         "fastloss": __version__,
         "Python": f"{platform.python_version()} ({platform.python_implementation()}, {platform.system()} {platform.machine()})",
         "NumPy": np.__version__,
-        "kernels": f"{engine.ISA} (the processor runs {processor_level()})",
+        "kernels": f"{engine.ISA} (the processor runs {engine.SUPPORTED})",
         "threads": f"{get_num_threads()} of {engine.available_cores()} cores",
         "GPU": _gpu(),
     }
     for extra, versions in extras().items():
         facts[f"extra {extra}"] = ", ".join(f"{name} {version or '(missing)'}" for name, version in versions.items())
     return "\n".join(_line(name, fact) for name, fact in facts.items())
-
-
-def processor_level() -> str:
-    """The best instruction set level that the processor runs, whether or not `FASTLOSS_ISA` asks for a lower one."""
-    simd = np.show_config(mode="dicts").get("SIMD Extensions", {})
-    features = {*simd.get("baseline", ()), *simd.get("found", ())}
-    return max([engine.ISA, *(level for level, signs in _SIGNS.items() if signs & features)])
 
 
 def extras() -> dict[str, dict[str, str | None]]:

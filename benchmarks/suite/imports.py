@@ -10,8 +10,8 @@ def timeraw_import_over_numpy():
 class FirstCall:
     """In a fresh process each."""
 
-    param_names = ["loss"]
-    params = [losses.__all__]
+    param_names = ("loss",)
+    params = (losses.__all__,)
     rounds = 1
     repeat = 3
 

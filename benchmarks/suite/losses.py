@@ -25,8 +25,8 @@ class Loss:
 class Gradient(Loss):
     """Value and gradient, which training asks for, into memory that is there."""
 
-    param_names = ["loss", "size", "dtype"]
-    params = [losses.__all__, [1_000, 1_000_000], ["float16", "float32", "float64"]]
+    param_names = ("loss", "size", "dtype")
+    params = (losses.__all__, [1_000, 1_000_000], ["float16", "float32", "float64"])
 
     def time_value_and_grad(self, name, size, dtype):
         self.loss.value_and_grad(*self.inputs, grad_out=self.grad_out)
@@ -35,8 +35,8 @@ class Gradient(Loss):
 class Passes(Loss):
     """The other passes, at a size that stays in the caches."""
 
-    param_names = ["loss", "size", "dtype"]
-    params = [losses.__all__, [100_000], ["float32", "float64"]]
+    param_names = ("loss", "size", "dtype")
+    params = (losses.__all__, [100_000], ["float32", "float64"])
 
     def time_value(self, name, size, dtype):
         self.loss(*self.inputs)
@@ -48,8 +48,8 @@ class Passes(Loss):
 class Memory(Loss):
     """Arrays far larger than the caches, on one thread and on all."""
 
-    param_names = ["loss", "size", "dtype", "threads"]
-    params = [losses.__all__, [10_000_000], ["float32"], ["one", "all"]]
+    param_names = ("loss", "size", "dtype", "threads")
+    params = (losses.__all__, [10_000_000], ["float32"], ["one", "all"])
     repeat = (3, 5, 0.5)
 
     def setup(self, name, size, dtype, threads):
@@ -95,8 +95,8 @@ class Call:
 class Layout:
     """What arrays that are not plain cost, at a size where the loads are all there is."""
 
-    param_names = ["layout"]
-    params = [["plain", "strided", "reversed", "transposed", "broadcast", "integers", "in place", "weighted"]]
+    param_names = ("layout",)
+    params = (["plain", "strided", "reversed", "transposed", "broadcast", "integers", "in place", "weighted"],)
 
     def setup(self, layout):
         pred, target = inputs(fl.huber, (1000, 1000))

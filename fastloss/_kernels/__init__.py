@@ -1,6 +1,17 @@
 """The engines. `engine` (Cython) walks arrays in tiles on the CPU and drives the kernels that the build wrote from the formulas.
 
 `generate.py` writes `tiles.pyx` at build time; it is compiled once per level of the processor, and `levels.py` picks one at
-import. `tilework.pxi` is the part of a tile's work that no formula knows: loading, scaling, storing, summing. `pool.c` are the
-threads.
+import. `tilework.pxi` is the part of a tile's work that no formula knows: loading, scaling, storing, summing. `driver.pxi` walks,
+`sweep.pxi` steps the tensors of an optimizer, `pool.c` are the threads.
 """
+
+import os
+import sys
+from importlib.util import find_spec
+
+if find_spec(f"{__name__}.engine") is None:
+    # Run from a checkout, Python finds this folder first; the compiled modules are in the installed package.
+    _places = [os.path.join(entry, *__name__.split(".")) for entry in sys.path]
+    __path__ += [place for place in _places if os.path.isdir(place) and place not in __path__]
+    if find_spec(f"{__name__}.engine") is None:
+        raise ImportError("fastloss: the compiled core must be installed (pip install .), got the source folder alone")

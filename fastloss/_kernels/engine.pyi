@@ -2,6 +2,7 @@
 
 from typing import Any
 
+SUPPORTED: str
 ISA: str
 
 class Plan:

@@ -52,6 +52,8 @@ cdef double SERIAL_NS = 50e3
 # Results larger than this do not stay in the caches anyway.
 cdef Py_ssize_t STREAM_BYTES = 8 << 20
 
+# The level that the processor runs, and the one in use.
+SUPPORTED = levels.NAMES[fastloss_cpu_level()]
 ISA, _tiles = levels.choose(fastloss_cpu_level())
 # What one unit of a kernel's cost takes per float32 element, roughly.
 cdef double UNIT_NS = {"x86-64-v4": 0.008, "x86-64-v3": 0.016}.get(ISA, 0.04)
@@ -114,10 +116,10 @@ cdef int code_of(const Py_buffer* view) noexcept:
 
 
 cdef struct Held:
-    # The buffers of one call, to be released together.
+    # The buffers of one call, to be released together: an array that needs a copy of itself takes two.
     int count
-    Py_buffer[MAX_ARRAYS + 2] views
-    int[MAX_ARRAYS + 2] codes
+    Py_buffer[3 * MAX_ARRAYS] views
+    int[3 * MAX_ARRAYS] codes
 
 
 cdef void release(Held* held) noexcept:
@@ -428,7 +430,7 @@ cdef object _evaluate(Plan plan, int want, tuple inputs, object sample_weight, s
         if normalizer is None:
             denominator = weight_sum if sample_weight is not None else count
         else:
-            denominator = count if normalizer == "samples" else arrays.check_normalizer(who, normalizer)
+            denominator = count if type(normalizer) is str and normalizer == "samples" else arrays.check_normalizer(who, normalizer)
 
     # Outputs.
     job.has_value = want & VALUE

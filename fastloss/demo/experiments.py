@@ -1,6 +1,7 @@
 """The demo's experiments: each trains linear models by full-batch descent and returns what it measured.
 
-Every one is deterministic and takes `track`, which is given a range of epochs and a model's name and returns what to iterate over.
+Every one is deterministic. Each takes `track`, which is given a range of epochs and a model's name and returns what to iterate
+over.
 """
 
 from collections.abc import Callable, Iterable
@@ -18,7 +19,7 @@ SEED = 0
 # Adam's step is about as long as its learning rate, however small the gradient, so its rate is of another kind.
 LINEAR_EPOCHS, LINEAR_LR, ADAM_LR = 1000, 0.01, 0.1
 CANCER_EPOCHS, CANCER_LR = 400, 1.0
-DIABETES_EPOCHS, DIABETES_LR, DELTA = 400, 0.02, 50.0
+DIABETES_EPOCHS, DIABETES_LR, DELTA = 400, 0.1, 50.0
 OUTLIERS, SLIP = 0.05, 10.0
 
 
@@ -87,7 +88,7 @@ def linear_regression(track: Track = _untracked) -> LinearRegression:
 
 def breast_cancer(track: Track = _untracked) -> BreastCancer:
     """A linear classifier from a random start under logistic loss and under squared error of its probability."""
-    from sklearn.datasets import load_breast_cancer
+    from sklearn.datasets import load_breast_cancer  # noqa: PLC0415
 
     rng = np.random.default_rng(SEED)
     features, targets = load_breast_cancer(return_X_y=True)
@@ -111,10 +112,11 @@ def breast_cancer(track: Track = _untracked) -> BreastCancer:
 
 def diabetes(track: Track = _untracked) -> Diabetes:
     """A linear model of targets some of which have a slipped decimal point, under squared error and under Huber's loss."""
-    from sklearn.datasets import load_diabetes
+    from sklearn.datasets import load_diabetes  # noqa: PLC0415
 
     rng = np.random.default_rng(SEED)
-    parts = _split(*load_diabetes(return_X_y=True), rng, standardise=True)
+    features, targets = load_diabetes(return_X_y=True)
+    parts = _split(features, targets, rng, standardise=True)
     slipped = parts.targets.copy()
     slipped[rng.permutation(len(slipped))[: round(OUTLIERS * len(slipped))]] *= SLIP
     errors, medians = {}, {}
@@ -124,7 +126,7 @@ def diabetes(track: Track = _untracked) -> Diabetes:
         "squared error, clean targets": partial(fl.squared_error.value_and_grad, target=parts.targets),
     }.items():
         start = np.zeros(parts.features.shape[1])
-        optimizer = partial(fl.SGD, lr=DIABETES_LR, momentum=0.9)
+        optimizer = partial(fl.SGD, lr=DIABETES_LR)
         path = _descend(parts.features, loss, optimizer, start, track(range(DIABETES_EPOCHS), name))
         misses = np.abs(path @ parts.held_out_features.T - parts.held_out_targets)
         errors[name] = misses.mean(axis=1)

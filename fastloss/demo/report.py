@@ -9,6 +9,7 @@ from .experiments import (
     CANCER_LR,
     DELTA,
     DIABETES_EPOCHS,
+    DIABETES_LR,
     LINEAR_EPOCHS,
     LINEAR_LR,
     OUTLIERS,
@@ -72,7 +73,7 @@ def diabetes(result: Diabetes) -> str:
     return f"""\
 3. Diabetes: which loss for targets with mistakes in them?
    {OUTLIERS:.0%} of the training targets are {SLIP:g} times too large, a slipped decimal point.
-   Gradient descent with momentum, {DIABETES_EPOCHS} epochs; the held-out targets are clean.
+   Gradient descent, lr = {DIABETES_LR:g}, {DIABETES_EPOCHS} epochs; the held-out targets are clean.
 
 {
         _table(
@@ -95,8 +96,10 @@ def _table(headings: Sequence[str], *blocks: Sequence[Sequence[str]]) -> str:
     widths = [max(map(len, column)) for column in zip(headings, *(row for block in blocks for row in block), strict=True)]
 
     def line(cells):
-        first, *others = (f"{cell:{'>' if k else '<'}{width}}" for k, (cell, width) in enumerate(zip(cells, widths, strict=True)))
-        return "   " + "   ".join([first, *others]).rstrip()
+        first, *others = (
+            f"{cell:{'>' if k else '<'}{width}}" for k, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        )
+        return "   " + "  ".join([first, *others]).rstrip()
 
-    rule = "   " + "-" * (sum(widths) + 3 * (len(widths) - 1))
+    rule = "   " + "-" * (sum(widths) + 2 * (len(widths) - 1))
     return "\n".join([line(headings), *(text for block in blocks for text in (rule, *map(line, block)))])

@@ -30,7 +30,7 @@ def differentiate(traced, inputs, parameters):
 
     found = {}
     names = [role.removeprefix("grad_") for role in traced.outputs if role.startswith("grad_")]
-    with mpmath.workdps(DIGITS):
+    with mpmath.workdps(4 * DIGITS):  # a small curvature is the difference of large values
         for name in names:
 
             def along(x, name=name):
@@ -67,7 +67,8 @@ def _value(traced, node, inputs, parameters):
             return _quotient(mp, *arguments)
         if node.op in _OPERATORS:
             return _OPERATORS[node.op](*arguments)
-        return TABLE[node.op].exact(mp, *arguments)
+        result = TABLE[node.op].exact(mp, *arguments)
+        return result if isinstance(result, mp.mpf) else mp.nan  # a complex number is outside the domain
 
     return value(node)
 

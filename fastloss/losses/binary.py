@@ -46,9 +46,7 @@ def binary_cross_entropy(pred, target):
     spread = pred * rest
     curvature = where(spread > 1e-12, target / (pred * pred) + (1 - target) / (rest * rest), 1e12)
     slope = with_derivative((pred - target) / maximum(spread, 1e-12), pred, curvature)
-    return with_derivative(
-        -(target * maximum(log(pred), -100) + (1 - target) * maximum(log1p(-pred), -100)), pred, slope
-    )
+    return with_derivative(-(target * maximum(log(pred), -100) + (1 - target) * maximum(log1p(-pred), -100)), pred, slope)
 
 
 def _logistic(x):
@@ -73,7 +71,7 @@ def _logistic(x):
     reference="Cox (1958), The Regression Analysis of Binary Sequences, J. R. Stat. Soc. B 20, 215-242",
     peers={
         "torch": "F.binary_cross_entropy_with_logits(pred, target * (1 - label_smoothing) + 0.5 * label_smoothing,"
-        " reduction='none', pos_weight=torch.tensor(pos_weight))",
+        " reduction='none', pos_weight=torch.tensor(pos_weight, dtype=torch.float64))",
         "closed_form": "(pos_weight * (target * (1 - label_smoothing) + label_smoothing / 2) * np.logaddexp(0, -pred)"
         " + (1 - target * (1 - label_smoothing) - label_smoothing / 2) * np.logaddexp(0, pred))",
     },
@@ -113,7 +111,8 @@ def _focused(entropy, slope, u, du, gamma, x):
 def focal(pred, target, alpha, gamma):
     r"""Logistic loss with less weight on what is already well predicted.
 
-    .. math:: -\alpha_t\, (1 - p_t)^\gamma \log p_t \qquad p_t = \sigma(p) \text{ where } t = 1,\ 1 - \sigma(p) \text{ where } t = 0
+    .. math:: -\alpha_t\, (1 - p_t)^\gamma \log p_t \qquad p_t = \begin{cases} \sigma(p) & t = 1 \\
+        1 - \sigma(p) & t = 0 \end{cases}
 
     As `torchvision.ops.sigmoid_focal_loss`, which also defines it for targets between 0 and 1; `alpha` weighs class 1 and
     `1 - alpha` class 0, None (torchvision: -1) neither. torchvision's default `alpha` is 0.25.
@@ -165,7 +164,7 @@ def asymmetric(pred, target, gamma_neg, gamma_pos, clip):
 
 def _margin(pred, target):
     """The prediction, its sign turned for the negative class: positive is right."""
-    return where(target > 0, pred, -pred)
+    return where(target > 0, 1, -1) * pred  # a product: gcc turns a select between pred and -pred into a branch
 
 
 @loss(
@@ -325,4 +324,4 @@ def margin_ranking(x1, x2, target, margin):
     the same.
     """
     short = margin - _margin(x1 - x2, target)
-    return where(short >= 0, short, 0)
+    return with_derivative(where(short >= 0, short, 0), short, where(short >= 0, 1, 0))

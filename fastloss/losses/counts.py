@@ -8,14 +8,11 @@ from ..formula import (
     NonNegative,
     Positive,
     Real,
-    absolute,
     exp,
     log,
     log1p,
     maximum,
     minimum,
-    sigmoid,
-    softplus,
     weighted,
     where,
     with_derivative,
@@ -56,10 +53,7 @@ def poisson_nll(pred, target, log_input, full, eps):
     As in PyTorch. `pred` is the logarithm of the mean, or the mean itself with `log_input=False`. `full` adds Stirling's
     approximation t log t - t + log(2πt)/2 of log t! where t > 1.
     """
-    if log_input:
-        value = _poisson(pred, target)
-    else:
-        value = pred - where(pred < math.inf, xlogy(target, pred + eps), 0)
+    value = _poisson(pred, target) if log_input else pred - where(pred < math.inf, xlogy(target, pred + eps), 0)
     if full:
         stirling = target * log(target) - target + 0.5 * log(2 * math.pi * target)
         value = value + where(target > 1, stirling, 0)
@@ -157,7 +151,15 @@ def negative_binomial(pred, target, dispersion):
     The variance is μ + αμ² (the NB2 model). Terms that depend on target and dispersion alone (log-gamma functions) are left
     out, as in `poisson_nll`, which is the limit for a vanishing dispersion.
     """
-    x = pred + log(dispersion)
-    # log(1 + 1 / (alpha mu)) + log(alpha), the larger terms taken together first.
-    log_ratio = log1p(exp(-absolute(x))) - minimum(pred, -log(dispersion))
-    return softplus(x) / dispersion + weighted(target, with_derivative(log_ratio, pred, -sigmoid(-x)))
+    offset = log(dispersion)
+    below = pred < -offset
+    power = exp(where(below, pred, -pred))
+    odds = power * where(below, dispersion, 1 / dispersion)  # alpha mu or its inverse, whichever is below 1
+    inverse, tail = 1 / (1 + odds), log1p(odds)
+    # alpha mu / (1 + alpha mu) / alpha, and 1 / (1 + alpha mu).
+    up, down = where(below, power, 1 / dispersion) * inverse, where(below, 1, odds) * inverse
+    curvature = up * down
+    both = with_derivative((maximum(pred + offset, 0) + tail) / dispersion, pred, with_derivative(up, pred, curvature))
+    log_ratio = tail - minimum(pred, -offset)  # log((1 + alpha mu) / mu)
+    slope = with_derivative(-down, pred, dispersion * curvature)
+    return both + weighted(target, with_derivative(log_ratio, pred, slope))

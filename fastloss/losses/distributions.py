@@ -1,10 +1,11 @@
 """Divergences between distributions, entry by entry."""
 
 from ..face import loss
-from ..formula import Flag, exp, log, weighted
+from ..formula import Flag, Fraction, exp, log, weighted
 
 
 @loss(
+    target=Fraction(checked=False),  # log-probabilities are not
     log_target=Flag(False),
     reference="Kullback and Leibler (1951), On Information and Sufficiency, Ann. Math. Statist. 22, 79-86",
     peers={

@@ -313,8 +313,9 @@ def _geman(x):
     far = absolute(x) > _HUGE
     inverse = 1 / (1 + x * x)
     small = where(far, 1 / x, x * inverse)
-    curvature = 2 * inverse * inverse * (4 * inverse - 3)
-    return with_derivative(where(far, 1, x * small), x, with_derivative(2 * small * inverse, x, curvature))
+    value = where(far, 1, x * small)
+    curvature = 2 * inverse * inverse * (inverse - 3 * value)
+    return with_derivative(value, x, with_derivative(2 * small * inverse, x, curvature))
 
 
 @loss(
@@ -437,7 +438,8 @@ def barron(pred, target, alpha, c):
     a = absolute(x)
     near = a < _HUGE
     base = 1 + x * x
-    f = power(where(near, base, a), where(near, 0.5 * alpha - 1, alpha - 2))
+    f = power(where(near, base, a), 0.5 * alpha - 1)
+    f = f * where(near, 1, f)
     inverse = 1 / base
     curvature = f * (inverse + (alpha - 1) * where(near, x * x * inverse, 1))
     limit = where(alpha < 1, 0, math.inf) * sign(x)

@@ -82,7 +82,7 @@ def _curvature(r, real):
 
 @vector_function
 def exp(x, real):
-    """e^x: 2^n (1 + r + r^2 P(r)), P of degree 4 (f64: 9); within @exp@ ulp.
+    """e^x: 2^n (1 + r + r^2 P(r)), P of degree 4 (f64: 9); within 0.93 ulp.
 
     2^n is multiplied in two halves, so that a subnormal result is rounded once. Above the range n stays at its largest and P
     carries the result to infinity.
@@ -107,7 +107,7 @@ def exp_of_minus(x, real):
 
 @vector_function
 def expm1(x, real):
-    """e^x - 1: 2 (2^(n-1) (r + r^2 P(r)) + (2^(n-1) - 1/2)), P of degree 4 (f64: 9); within @expm1@ ulp."""
+    """e^x - 1: 2 (2^(n-1) (r + r^2 P(r)) + (2^(n-1) - 1/2)), P of degree 4 (f64: 9); within 1.66 ulp."""
     i, _, high, low = _reduce(x, real.bias - 1, real, largest=real.bias + 1)
     r = high - low
     scale = _power_of_2(i, real)
@@ -121,7 +121,7 @@ def expm1(x, real):
 
 @vector_function
 def tanh(x, real):
-    """x + x^3 P(x^2), P of degree 4 (f64: 9), for |x| < 0.55, else 1 - 2 e / (1 + e) with e = e^-2|x|; within @tanh@ ulp."""
+    """x + x^3 P(x^2), P of degree 4 (f64: 9), for |x| < 0.55, else 1 - 2 e / (1 + e) with e = e^-2|x|; within 1.53 ulp."""
     size = absolute(x)
     square = size * size
     inner = polynomial(square, _TANH_32) if real.f32 else two_chains(square, _TANH_64)
@@ -137,9 +137,9 @@ def with_sign_of(x, value):
 
 @vector_function
 def sigmoid(x, real):
-    """1 / (1 + e^-x): a - a e / (1 + e) with e = e^-|x| and a = 1 or, below 0, e; within @sigmoid@ ulp.
+    """1 / (1 + e^-x): a - a e / (1 + e) with e = e^-|x| and a = 1 or, below 0, e; within 1.87 ulp.
 
-    The quotient's error counts only as far as it is subtracted: a / (1 + e) has a quarter more of an ulp.
+    Below 0 that is e less a part of itself, which errs less than the quotient e / (1 + e).
     """
     e = exp_of_minus(absolute(x), real)
     limit = where(x < 0.0, e, 1.0)

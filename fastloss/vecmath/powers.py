@@ -54,9 +54,9 @@ def _leading_half(x, real):
 def _log2(x, real):
     """log2(x) for finite x > 0 as a leading half and the rest, relative error about 2^-32 (2^-63).
 
-    x = 2^n m with sqrt(1/2) <= m < sqrt(2), and log2(m) = 2 atanh(s) / ln 2 with s = (m - 1) / (m + 1). What follows 3 + s^2 is
-    below 2^-12 of it: only s and 3 + s^2 are held in two parts. The leading halves depend on each other alone, so that the rests
-    are not waited for.
+    x = 2^n m with sqrt(1/2) <= m < sqrt(2), and log2(m) = 2 atanh(s) / ln 2 with s = (m - 1) / (m + 1). What follows 3 + s^2
+    is below 2^-12 of it: only s and 3 + s^2 are held in two parts. The leading halves depend on each other alone, so that the
+    rests are not waited for.
     """
     lift = real.mantissa + 1
     subnormal = x < 2.0 ** (1 - real.bias)
@@ -84,10 +84,10 @@ def _log2(x, real):
 
 @vector_function
 def power(x, y, real):
-    """x^y = 2^(y log2|x|), with C's rules for signs, zeros, infinities and NaN. Error at most 1.5 ulp (measured).
+    """x^y = 2^(y log2|x|), with C's rules for signs, zeros, infinities and NaN. Error at most 1.5 (1.7) ulp (measured).
 
-    The logarithm and its product with y are held in two parts; 2^z = 2^n (1 + f P(f)) with |f| < 0.7, P of degree 6 (11). 2^n is
-    multiplied in two halves, so that a subnormal result is rounded once.
+    The logarithm and its product with y are held in two parts; 2^z = 2^n (1 + f P(f)) with |f| < 0.7, P of degree 6 (11).
+    2^n is multiplied in two halves, so that a subnormal result is rounded once.
     """
     limit = 2.0 * real.bias
     size, unit = absolute(x), 2.0**real.mantissa

@@ -2,8 +2,8 @@
 
 from math import nan
 
-from ..formula import absolute, bits, fma, from_bits, vector_function, where
-from .exponential import magic, two_chains, with_sign_of
+from ..formula import absolute, bits, fma, vector_function, where
+from .exponential import magic, with_sign_of
 from .polynomial import polynomial
 
 # (atan(t) / t - 1) / t^2 in t^2, 0 <= t <= 1, relative error in atan of 2^-28.3 and 2^-54.9.
@@ -76,7 +76,8 @@ def atan(x, real):
     t = where(steep, -1 / size, size)
     square = t * t
     right, right_low = _RIGHT_ANGLE_32 if real.f32 else _RIGHT_ANGLE_64
-    inner = polynomial(square, _ATAN_32) if real.f32 else two_chains(square, _ATAN_64)
+    # Horner's rule: the even and the odd part of these alternating terms would cancel.
+    inner = polynomial(square, _ATAN_32 if real.f32 else _ATAN_64)
     tail = fma(t * square, inner, where(steep, right_low, 0))
     return with_sign_of(x, where(steep, right + t, t) + tail)
 

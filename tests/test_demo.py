@@ -1,0 +1,237 @@
+"""The command line, the demo's findings, and the example of a training loop."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fastloss as fl
+from fastloss.__main__ import main
+from fastloss.demo import experiments
+from fastloss.demo.report import CLOSE, RIGHT
+from fastloss.information import extras
+
+TRAIN_LINEAR = Path(__file__).parents[1] / "examples" / "train_linear.py"
+WIDTH = 80
+
+
+def python(*arguments, cwd, **environment):
+    """Run Python away from the source tree, where the installed package is found."""
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        cwd=cwd,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def fastloss_without(modules, *arguments, cwd):
+    """The command line in a process where `modules` cannot be imported."""
+    script = (
+        f"import runpy, sys; sys.modules.update(dict.fromkeys({modules!r})); runpy.run_module('fastloss', run_name='__main__')"
+    )
+    return python("-c", script, *arguments, cwd=cwd)
+
+
+def fact(report, name):
+    return re.search(rf"^{name} +(.*)$", report, re.MULTILINE)[1]
+
+
+def test_info_names_versions_kernels_and_threads(tmp_path):
+    done = python("-m", "fastloss", "info", cwd=tmp_path, FASTLOSS_NUM_THREADS="1", FASTLOSS_ISA="")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert fact(done.stdout, "fastloss") == fl.__version__
+    assert fact(done.stdout, "NumPy") == np.__version__
+    assert fact(done.stdout, "Python").startswith(sys.version.split()[0])
+    assert re.fullmatch(r"1 of \d+ cores", fact(done.stdout, "threads"))
+    assert max(map(len, done.stdout.splitlines())) <= WIDTH
+
+
+def test_info_tells_the_level_in_use_from_what_the_processor_runs(tmp_path):
+    pattern = r"(x86-64-v\d|plain) \(the processor runs (x86-64-v\d|plain)\)"
+    best = re.fullmatch(pattern, fact(python("-m", "fastloss", "info", cwd=tmp_path, FASTLOSS_ISA="").stdout, "kernels"))
+    if best[1] == "plain":
+        pytest.skip("this build holds one level")
+    assert best[1] == best[2]
+    low = python("-m", "fastloss", "info", cwd=tmp_path, FASTLOSS_ISA="v2").stdout
+    assert re.fullmatch(pattern, fact(low, "kernels")).groups() == ("x86-64-v2", best[2])
+
+
+def test_info_works_without_any_optional_package(tmp_path):
+    done = fastloss_without(["numba", "numba_cuda", "scipy", "sklearn", "tqdm", "matplotlib"], "info", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def test_info_lists_the_extras_with_versions():
+    found = extras()
+    assert {"jit", "cuda", "demo"} <= set(found)
+    assert found["jit"].keys() == {"numba"}
+    assert found["cuda"].keys() == {"numba-cuda"}
+    assert found["test"]["pytest"] == pytest.__version__
+
+
+def test_a_missing_gpu_is_reported_with_its_extra(tmp_path):
+    if extras()["cuda"]["numba-cuda"]:
+        pytest.skip("numba-cuda is installed")
+    done = python("-m", "fastloss", "info", cwd=tmp_path)
+    assert fact(done.stdout, "GPU") == 'none (numba-cuda comes with pip install "fastloss[cuda]")'
+
+
+def test_demo_prints_three_tables_that_fit_the_terminal(tmp_path):
+    pytest.importorskip("sklearn")
+    pytest.importorskip("tqdm")
+    done = python("-m", "fastloss", "demo", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.findall(r"^\d\. [^:]+", done.stdout, re.MULTILINE) == ["1. Linear regression", "2. Breast cancer", "3. Diabetes"]
+    assert max(map(len, done.stdout.splitlines())) <= WIDTH
+    losses = [float(line.split()[3]) for line in done.stdout.splitlines() if line.startswith("   loss, epoch")]
+    assert len(losses) == 11
+    assert losses == sorted(losses, reverse=True)
+
+
+def test_demo_draws_the_curves(tmp_path):
+    for module in ("sklearn", "tqdm", "matplotlib"):
+        pytest.importorskip(module)
+    file = tmp_path / "curves.png"
+    done = python("-m", "fastloss", "demo", "--plot", file, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    pixels = pytest.importorskip("matplotlib.image").imread(file)[..., :3]
+    assert pixels.shape[1] > pixels.shape[0] > 500
+    assert pixels.std() > 0.05
+
+
+def test_each_panel_is_labelled():
+    figure = pytest.importorskip("fastloss.demo.figure")
+    pytest.importorskip("sklearn")
+    drawn = figure.draw(experiments.linear_regression(), experiments.breast_cancer(), experiments.diabetes())
+    assert len(drawn.axes) == 3
+    for axes in drawn.axes:
+        assert axes.get_title()
+        assert axes.get_xlabel() == "epoch"
+        assert axes.get_ylabel()
+        assert len(axes.get_legend().get_texts()) == len(axes.lines)
+
+
+@pytest.mark.parametrize("package", ["tqdm", "scikit-learn", "matplotlib"])
+def test_demo_without_a_package_says_what_to_install(tmp_path, package):
+    modules = {"tqdm": "tqdm", "scikit-learn": "sklearn", "matplotlib": "matplotlib"}
+    for other in set(modules) - {package}:
+        pytest.importorskip(modules[other])
+    plot = ["--plot", "curves.png"] if package == "matplotlib" else []
+    done = fastloss_without([modules[package]], "demo", *plot, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(rf'fastloss demo: {package} must be installed: pip install "fastloss\[demo\]" .*\n', done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("file", "remedy"),
+    [
+        ("curves.txt", "must end in one of"),
+        ("curves", "must end in one of"),
+        ("no/where.png", "must lie in a folder that exists"),
+    ],
+)
+def test_demo_refuses_a_file_it_cannot_draw_into_before_training(capsys, tmp_path, monkeypatch, file, remedy):
+    pytest.importorskip("matplotlib")
+    monkeypatch.chdir(tmp_path)
+    assert main(["demo", "--plot", file]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert re.fullmatch(rf"fastloss demo: --plot {remedy}.*, got '{file}'\n", err)
+
+
+def test_demo_says_when_the_file_cannot_be_written(capsys, tmp_path):
+    for module in ("sklearn", "tqdm", "matplotlib"):
+        pytest.importorskip(module)
+    folder = tmp_path / "folder.png"
+    folder.mkdir()
+    assert main(["demo", "--plot", str(folder)]) == 2
+    assert capsys.readouterr().err.startswith(
+        f"fastloss demo: --plot must be a file that can be written, got {str(folder)!r} ("
+    )
+
+
+@pytest.mark.parametrize("arguments", [[], ["train"], ["demo", "--plot"]])
+def test_a_command_line_that_makes_no_sense_exits_with_2(capsys, arguments):
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.startswith("usage: python -m fastloss")
+
+
+def test_gradient_descent_falls_in_every_epoch():
+    losses = experiments.linear_regression().losses["gradient descent"]
+    assert len(losses) == experiments.LINEAR_EPOCHS + 1
+    assert np.all(np.diff(losses) < 0)
+
+
+def test_momentum_and_adam_find_the_line_that_plain_descent_is_still_looking_for():
+    result = experiments.linear_regression()
+    plain, *others = result.weights
+    for name in others:
+        assert result.weights[name] == pytest.approx([3, 0.5], abs=0.05)
+        assert result.weights[name] == pytest.approx(result.exact, abs=2e-3)
+        assert result.losses[name][-1] < result.losses[plain][-1]
+        assert result.held_out[name] < result.held_out[plain]
+
+
+def test_logistic_loss_needs_fewer_epochs_than_squared_error():
+    pytest.importorskip("sklearn")
+    result = experiments.breast_cancer()
+    logistic, squared, doubled = result.accuracies
+    assert len({curve[0] for curve in result.distances.values()}) == 1, "not the same start"
+    for curves, reached in ((result.accuracies, lambda c: c >= RIGHT), (result.distances, lambda c: c < CLOSE)):
+        first = {name: np.argmax(reached(curve)) for name, curve in curves.items()}
+        assert all(reached(curve).any() for curve in curves.values())
+        assert 2 * first[logistic] < first[squared]
+        assert first[logistic] < first[doubled]
+    assert result.held_out[logistic] >= 0.95
+    assert result.held_out[logistic] >= result.held_out[squared]
+
+
+def test_huber_withstands_the_outliers_that_mislead_squared_error():
+    pytest.importorskip("sklearn")
+    result = experiments.diabetes()
+    mean = {name: errors[-1] for name, errors in result.errors.items()}
+    for found in (mean, result.medians):
+        assert found["Huber"] < 0.6 * found["squared error"]
+        assert found["Huber"] == pytest.approx(found["squared error, clean targets"], rel=0.05)
+
+
+def test_the_demo_is_deterministic_and_reports_progress():
+    seen = {}
+
+    def track(epochs, name):
+        seen[name] = 0
+        for epoch in epochs:
+            seen[name] += 1
+            yield epoch
+
+    first, second = experiments.linear_regression(track), experiments.linear_regression()
+    assert seen == dict.fromkeys(first.losses, experiments.LINEAR_EPOCHS)
+    for name, losses in first.losses.items():
+        assert np.array_equal(losses, second.losses[name])
+
+
+def test_the_chain_rule_of_the_squared_probability_error():
+    logits, target, step = np.array([-2.0, -0.1, 0.3, 4.0]), np.array([1.0, 0.0, 1.0, 0.0]), 1e-6
+    value = lambda at: experiments._squared_error_of_probability(at, target)[0]  # noqa: E731
+    numeric = [(value(logits + step * e) - value(logits - step * e)) / (2 * step) for e in np.eye(4)]
+    assert experiments._squared_error_of_probability(logits, target)[1] == pytest.approx(numeric, abs=1e-9)
+
+
+def test_the_example_of_a_training_loop_learns(tmp_path):
+    done = python(TRAIN_LINEAR, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    losses = [float(loss) for loss in re.findall(r"loss ([\d.]+)", done.stdout)]
+    assert losses[0] > 100 * losses[-1]
+    assert losses[:4] == sorted(losses[:4], reverse=True)
+    found = [float(number) for number in re.findall(r"-?\d+\.\d*", done.stdout.splitlines()[-1])]
+    assert found == pytest.approx([3, -2, 0.5, 1], abs=0.05)
