@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..formula import Positive
+
 
 def is_bfloat16(dtype):
     return dtype.name == "bfloat16" and dtype.itemsize == 2
@@ -73,6 +75,7 @@ class Domain:
     ends32: tuple[float, float]
     ends64: tuple[float, float]
     nan_is_outside: bool = False  # in data a NaN is no error: it stays in its place
+    is_summed: bool = False
 
     @classmethod
     def of(cls, interval):
@@ -85,17 +88,21 @@ class Domain:
 def _closed(interval, dtype):
     """The interval's ends; an open one is the next number of the precision that is compared."""
     low, high = dtype(interval.low), dtype(interval.high)
-    low = np.nextafter(low, dtype(np.inf)) if interval.open_low else low
-    high = np.nextafter(high, dtype(-np.inf)) if interval.open_high else high
+    with np.errstate(under="ignore"):
+        low = np.nextafter(low, dtype(np.inf)) if interval.open_low else low
+        high = np.nextafter(high, dtype(-np.inf)) if interval.open_high else high
     return float(low), float(high)
 
 
+_DIVISOR = Positive()
+
 WEIGHTS = Domain(
-    "finite and not negative", (0.0, float(np.finfo(np.float32).max)), (0.0, np.finfo(np.float64).max), nan_is_outside=True
+    "finite and not negative", (0.0, float(np.finfo(np.float32).max)), (0.0, np.finfo(np.float64).max), nan_is_outside=True, is_summed=True
 )
 
 
 def check_normalizer(who, value):
-    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0 < value < np.inf:
-        raise ValueError(f"{who}: normalizer must be a positive number or 'samples', got {value!r}")
-    return float(value)
+    try:
+        return _DIVISOR.check(who, "normalizer", value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{who}: normalizer must be a positive number or 'samples', got {value!r}") from None

@@ -5,7 +5,6 @@ from cpython.buffer cimport PyBUF_FORMAT, PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffe
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from libc.string cimport memset
 
-import threading
 import warnings
 
 import numpy as np
@@ -141,7 +140,8 @@ cdef object take_buffer(Py_buffer* view, int* code, str who, str name, object ar
             if code[0] >= 0:
                 return array
             PyBuffer_Release(view)
-    array = arrays.as_array(who, name, array)
+    if type(array) is not ndarray or not arrays.is_bfloat16(array.dtype) or not array.flags.aligned:
+        array = arrays.as_array(who, name, array)
     if arrays.is_bfloat16(array.dtype):
         PyObject_GetBuffer(array.view(np.uint16), view, PyBUF_FORMAT | PyBUF_STRIDES)
         code[0] = BF16
@@ -302,6 +302,7 @@ cdef class Plan:
         cdef double[MAX_UNIFORMS] parameters
         self.who, self.variant, self.inputs, self.domains = who, variant, inputs, domains
         self.differentiable = len(gradient_of)
+        memset(self.uniforms, 0, sizeof(self.uniforms))
         self.gradient_of = tuple(inputs.index(name) for name in gradient_of)
         for i, value in enumerate(vector):
             parameters[i] = value
@@ -313,8 +314,22 @@ cdef class Plan:
             letters = "v" * (want & VALUE > 0) + "g" * (want & GRAD > 0) + "h" * (want & HESS > 0)
             name = f"{self.variant}_{letters}_{'f64' if precision else 'f32'}"
             self.costs[want] = _tiles.cost(name)
+            if precision == F32:
+                self.check_single()
             self.kernels[want][precision] = <kernel_function>address(name)
         return self.kernels[want][precision]
+
+
+    cdef int check_single(self) except -1:
+        """Refuse hyperparameters that float32 cannot hold: the kernel would compute with 0 or infinity instead."""
+        cdef int k
+        cdef double held
+        for k in range(MAX_UNIFORMS):
+            held = <float>self.uniforms[k]
+            if (held == 0) != (self.uniforms[k] == 0) or (held - held != 0) != (self.uniforms[k] - self.uniforms[k] != 0):
+                raise ValueError(f"{self.who}: hyperparameters, and what the formula makes of them, must be within float32's range "
+                                 f"for a float32 input, got {self.uniforms[k]:g}")
+        return 0
 
 
 cdef int ask_for_signals(void* context) noexcept nogil:
@@ -340,7 +355,7 @@ cdef int run(fastloss_work work, void* job, Py_ssize_t count, double nanoseconds
 
 
 cdef double scan(Operand* a, const Tilework* work, Py_ssize_t count, str who, str name, object domain, object array, object first) except? -1:
-    """Check every element of an input against its domain; returns their sum."""
+    """Check every element of an input against its domain; returns their sum where that is asked for."""
     cdef Scan job
     cdef double[FEW] few
     cdef Py_ssize_t[FEW] few_found
@@ -351,13 +366,14 @@ cdef double scan(Operand* a, const Tilework* work, Py_ssize_t count, str who, st
     job.count = count
     job.low, job.high = domain.ends32 if work.itemsize == 4 else domain.ends64
     job.nan_is_outside = domain.nan_is_outside
+    job.sums = domain.is_summed
     job.sums_by_chunk = few
     job.found_by_chunk = few_found
     if chunks > FEW:
         job.sums_by_chunk = <double*>allocate(chunks * (sizeof(double) + sizeof(Py_ssize_t)))
         job.found_by_chunk = <Py_ssize_t*>(job.sums_by_chunk + chunks)
     try:
-        run(scan_chunk, &job, count, count * UNIT_NS * 8)
+        run(scan_chunk, &job, count, count * UNIT_NS * 10)
         for k in range(chunks):
             if job.found_by_chunk[k] >= 0:
                 raise arrays.domain_error(who, name, domain, array, first.shape, job.found_by_chunk[k])
@@ -430,7 +446,7 @@ cdef object _evaluate(Plan plan, int want, tuple inputs, object sample_weight, s
         if normalizer is None:
             denominator = weight_sum if sample_weight is not None else count
         else:
-            denominator = count if type(normalizer) is str and normalizer == "samples" else arrays.check_normalizer(who, normalizer)
+            denominator = count if isinstance(normalizer, str) and normalizer == "samples" else arrays.check_normalizer(who, normalizer)
 
     # Outputs.
     job.has_value = want & VALUE
@@ -441,6 +457,10 @@ cdef object _evaluate(Plan plan, int want, tuple inputs, object sample_weight, s
     gradients = hessians = None
     if job.has_value:
         value = output(&job, held, plan, "value_out", value_out, first, copies, held_inputs, not job.sums)
+    if job.sums and value_out is not None:
+        # Written at the end: no other output may lie over it.
+        arrays.check_output(who, "value_out", value_out, (), first.dtype)
+        hold(held, who, "value_out", np.asarray(value_out))
     if want & GRAD:
         gradients = outputs(&job, held, plan, "grad_out", grad_out, first, copies, held_inputs)
     if want & HESS:
@@ -479,7 +499,8 @@ cdef object _evaluate(Plan plan, int want, tuple inputs, object sample_weight, s
                 warnings.warn(f"{who}: the mean of nothing is nan (no elements, or all weights are zero)", RuntimeWarning, stacklevel=2)
         value = total
         if value_out is not None:
-            value_out[...] = total
+            with np.errstate(over="ignore"):  # infinity in a narrow dtype, as in its arrays
+                value_out[...] = total
             value = value_out
     return value, gradients, hessians
 
@@ -496,8 +517,6 @@ cdef object output(Job* job, Held* held, Plan plan, str name, object out, object
     if not stored:
         a.data = NULL
         a.direct = False
-        if out is not None:
-            arrays.check_output(plan.who, name, out, (), first.dtype)
         return None
     if out is None:
         out = empty(first.shape, first.dtype)
@@ -506,9 +525,7 @@ cdef object output(Job* job, Held* held, Plan plan, str name, object out, object
         if over.ndim <= MAX_DIMS:
             return out
     else:
-        if type(out) is not ndarray or hold(held, plan.who, name, out) is not out or not fits(held):
-            arrays.check_output(plan.who, name, out, first.shape, first.dtype)
-            hold(held, plan.who, name, out)
+        hold_output(held, plan.who, name, out, first)
     view = &held.views[held.count - 1]
     if overlaps_itself(view):
         raise arrays.overlap_error(plan.who, name, "itself")
@@ -534,11 +551,16 @@ cdef object output(Job* job, Held* held, Plan plan, str name, object out, object
     return out
 
 
-cdef bint fits(const Held* held) noexcept:
-    """Whether the last buffer may take results for the first."""
-    cdef const Py_buffer* view = &held.views[held.count - 1]
-    cdef const Py_buffer* over = &held.views[0]
-    return not view.readonly and held.codes[held.count - 1] == held.codes[0] and same_shape(view, over)
+cdef int hold_output(Held* held, str who, str name, object out, object first) except -1:
+    """Hold an array that takes results for `first`."""
+    cdef const Py_buffer* view
+    if type(out) is ndarray and hold(held, who, name, out) is out:
+        view = &held.views[held.count - 1]
+        if not view.readonly and held.codes[held.count - 1] == held.codes[0] and same_shape(view, &held.views[0]):
+            return 0
+    arrays.check_output(who, name, out, first.shape, first.dtype)
+    hold(held, who, name, np.asarray(out))  # a subclass
+    return 0
 
 
 cdef void flat(Operand* a, const Py_buffer* view, int code, const Tilework* work) noexcept:

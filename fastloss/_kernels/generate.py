@@ -28,8 +28,6 @@ cdef extern from "tile.h" nogil:
     double sqrt_f64 "sqrt"(double)
     float fma_f32(float, float, float)
     double fma_f64(double, double, double)
-    float rounded_f32(float)
-    double rounded_f64(double)
     int32_t bits_f32(float)
     int64_t bits_f64(double)
     float from_bits_f32(int32_t)

@@ -40,15 +40,15 @@ cdef class RuleVariant:
 cdef class Sweep:
     """The tensors of an optimizer, bound once: parameters and their states, rewritten in place at every step.
 
-    `tensors` holds `(group, name, param, states)`. The buffers stay exported while the sweep lives, so no array can be resized
-    under it.
+    `tensors` holds `(group, name, param, states)`. The buffers stay exported while the sweep lives, so NumPy
+    refuses to resize the arrays.
     """
 
     cdef str who
     cdef list names
+    cdef list gradients
     cdef list groups
     cdef list variants
-    cdef object lock
     cdef Py_ssize_t count
     cdef Py_ssize_t grain_count
     cdef Py_ssize_t elements
@@ -60,6 +60,7 @@ cdef class Sweep:
     cdef Py_ssize_t* grains
     cdef Span* spans
     cdef Py_ssize_t span_count
+    cdef list owners
     cdef double* uniforms
 
     def __cinit__(self, *args):
@@ -90,10 +91,10 @@ cdef class Sweep:
         cdef Job* job
         cdef int s
         self.who = who
-        self.lock = threading.Lock()
         self.count = len(tensors)
         self.groups = [group for group, _, _, _ in tensors]
         self.names = [name for _, name, _, _ in tensors]
+        self.gradients = [f"the gradient of {name}" for name in self.names]
         total_views = sum(1 + len(states) for _, _, _, states in tensors)
         self.jobs = <Job*>allocate(self.count * sizeof(Job))
         self.views = <Py_buffer*>allocate(total_views * sizeof(Py_buffer))
@@ -101,6 +102,7 @@ cdef class Sweep:
         self.spans = <Span*>allocate(total_views * sizeof(Span))
         self.uniforms = <double*>allocate((1 + max(self.groups, default=0)) * MAX_UNIFORMS * sizeof(double))
         self.elements = 0
+        self.owners = []
         for k, (group, name, param, states) in enumerate(tensors):
             job = &self.jobs[k]
             self.params[k] = &self.views[self.view_count]
@@ -137,6 +139,7 @@ cdef class Sweep:
         memory = array.view(np.uint16) if arrays.is_bfloat16(array.dtype) else array
         PyObject_GetBuffer(memory, view, PyBUF_FORMAT | PyBUF_STRIDES | PyBUF_WRITABLE)
         self.view_count += 1
+        self.owners.append(name)
         code = BF16 if memory is not array else code_of(view)
         if position == 0:
             job.work = &WORK[F64 if code == F64 else F32]
@@ -151,9 +154,9 @@ cdef class Sweep:
         """No memory may be written twice in a step."""
         cdef Py_ssize_t k
         owners = sorted((self.spans[k].low, self.spans[k].high, k) for k in range(self.view_count) if self.spans[k].low < self.spans[k].high)
-        for (_, high, _), (low, _, _) in zip(owners, owners[1:], strict=False):
+        for (_, high, _), (low, _, k) in zip(owners, owners[1:], strict=False):
             if low < high:
-                raise ValueError(f"{self.who}: params must not share memory: the same array, or a view of it, is there twice")
+                raise arrays.overlap_error(self.who, self.owners[k], "another parameter or state")
         spans = [(low, high) for low, high, _ in owners]
         for k, (low, high) in enumerate(spans):
             self.spans[k] = Span(low, high)
@@ -176,11 +179,10 @@ cdef class Sweep:
         return left < self.span_count and self.spans[left].low < high
 
     def step(self, list variants, list vectors, list grads):
-        """One step: a variant and a vector of hyperparameters for each group, a gradient for each tensor. Whole or not at all."""
-        with self.lock:
-            self.take(variants, vectors, grads)
+        """One step: a variant and a vector of hyperparameters for each group, a gradient for each tensor. Whole or not at all.
 
-    cdef int take(self, list variants, list vectors, list grads) except -1:
+        Not for two threads at once.
+        """
         cdef Py_buffer* views
         cdef Py_buffer* view
         cdef Py_ssize_t held = 0
@@ -195,12 +197,16 @@ cdef class Sweep:
             for k in range(self.count):
                 job = &self.jobs[k]
                 view = &views[k]
-                grad = take_buffer(view, &code, self.who, "grads", grads[k])
+                grad = take_buffer(view, &code, self.who, self.gradients[k], grads[k])
                 held += 1
                 if code > BF16 or not same_shape(view, self.params[k]) or self.touches(view):
                     self.refuse(k, grad, view)
                 if not lay_out(&job.arrays[1], view, code, job.work, view.ndim, view.shape):
-                    raise ValueError(f"{self.who}: the gradient of {self.names[k]} must have at most {MAX_DIMS} separate dimensions")
+                    PyBuffer_Release(view)
+                    held -= 1
+                    take_buffer(view, &code, self.who, self.gradients[k], np.ascontiguousarray(grad))
+                    held += 1
+                    lay_out(&job.arrays[1], view, code, job.work, view.ndim, view.shape)
                 job.arrays[1].store = NULL
             self.choose(variants, vectors)
             this = Round(self.jobs, self.pieces, self.grains)
@@ -215,7 +221,6 @@ cdef class Sweep:
             for k in range(held):
                 PyBuffer_Release(&views[k])
             PyMem_Free(views)
-        return 0
 
     cdef int choose(self, list variants, list vectors) except -1:
         """Hand the kernels the numbers of this step, each group its own."""
@@ -235,7 +240,7 @@ cdef class Sweep:
         return 0
 
     cdef int refuse(self, Py_ssize_t k, object grad, const Py_buffer* view) except -1:
-        name = f"the gradient of {self.names[k]}"
+        name = self.gradients[k]
         arrays.check_floating(self.who, name, grad)
         shape = tuple(self.params[k].shape[d] for d in range(self.params[k].ndim))
         if grad.shape != shape:

@@ -28,17 +28,6 @@ typedef double *FASTLOSS_RESTRICT double_tile;
 #define fma_f64(a, b, c) ((a) * (b) + (c))
 #endif
 
-#if defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12
-#define rounded_f32(x) __builtin_assoc_barrier(x)
-#define rounded_f64(x) __builtin_assoc_barrier(x)
-#elif defined(__clang__) && __has_builtin(__arithmetic_fence)
-#define rounded_f32(x) __arithmetic_fence(x)
-#define rounded_f64(x) __arithmetic_fence(x)
-#else
-#define rounded_f32(x) (x)
-#define rounded_f64(x) (x)
-#endif
-
 static inline int32_t bits_f32(float x) {
     int32_t i;
     memcpy(&i, &x, sizeof i);

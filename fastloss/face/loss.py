@@ -142,7 +142,8 @@ class Loss:
             inputs += tuple(
                 parameters.pop(name) for name in self.formula.inputs[len(inputs) :] if name in parameters
             )
-        key = tuple(parameters.items()) if parameters else ()
+        # With the types: True is no 1.0.
+        key = (*parameters.items(), *map(type, parameters.values())) if parameters else ()
         try:
             return self._plans[key], inputs
         except (KeyError, TypeError):  # new, or not hashable

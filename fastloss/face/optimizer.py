@@ -1,5 +1,6 @@
 """The public object of an update rule."""
 
+import threading
 from typing import Any, Callable
 
 import numpy as np
@@ -55,6 +56,7 @@ class Optimizer:
                 _check_parameter(who, name, array)
                 self._tensors.append((index, name, array))
         self._states = [{} for _ in self._tensors]
+        self._lock = threading.Lock()
         self._variants = {}
         self._seen = self._needed = None
         self._check_groups()
@@ -68,17 +70,20 @@ class Optimizer:
             Gradients in the structure of `params`: an array, a list, a dictionary; for groups a list with one such entry for
             each group. Any floating dtype, any layout, of the parameters' shapes.
 
+        Threads that step one optimizer take turns. NaN and infinity in a gradient go into the parameter and its state.
+
         Raises
         ------
         ValueError, TypeError
             For a gradient of another shape or not floating, one that shares memory with a parameter or state, or a
             hyperparameter outside its domain; before anything is written.
         """
-        self._check_groups()
-        for vector in self._vectors:
-            vector[0] = self.steps + 1.0
-        self._sweep.step(self._kernels, self._vectors, self._flat(grads))
-        self.steps += 1
+        with self._lock:
+            self._check_groups()
+            for vector in self._vectors:
+                vector[0] = self.steps + 1.0
+            self._sweep.step(self._kernels, self._vectors, self._flat(grads))
+            self.steps += 1
 
     def state_dict(self) -> dict[str, Any]:
         """The optimizer's state as plain arrays and numbers, copied: rule, steps, groups of hyperparameters, states by name."""
@@ -93,32 +98,47 @@ class Optimizer:
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over what `state_dict` returned, for parameters of the same names and shapes; all of it or, on an error, nothing."""
+        """Take over what `state_dict` returned, for parameters of the same names and shapes; all of it or, on an error, nothing.
+
+        States of another floating dtype are converted.
+        """
         who = type(self).__name__
-        expected = {"rule", "steps", "groups", "state"}
-        if not isinstance(state_dict, dict) or set(state_dict) != expected:
-            got = sorted(state_dict) if isinstance(state_dict, dict) else type(state_dict).__name__
-            raise ValueError(f"{who}: state_dict must hold {sorted(expected)}, got {got}")
+        _check_keys(who, "state_dict", state_dict, ["rule", "steps", "groups", "state"])
         if state_dict["rule"] != who:
             raise ValueError(f"{who}: state_dict must be of rule {who!r}, got {state_dict['rule']!r}")
-        steps, groups = state_dict["steps"], state_dict["groups"]
-        if not isinstance(steps, int | np.integer) or isinstance(steps, bool) or steps < 0:
-            raise ValueError(f"{who}: steps must be a whole number >= 0, got {steps!r}")
-        if len(groups) != len(self.param_groups) or any(set(group) != set(self._hyperparameters()) for group in groups):
-            raise ValueError(f"{who}: groups must be {len(self.param_groups)} of {', '.join(self._hyperparameters())}, got {groups!r}")
+        steps, groups, states = state_dict["steps"], state_dict["groups"], state_dict["state"]
+        if not isinstance(steps, int | np.integer) or isinstance(steps, bool) or not 0 <= steps < _MOST_STEPS:
+            raise ValueError(f"{who}: steps must be a whole number from 0 to 2**53, got {steps!r}")
+        if not isinstance(groups, list | tuple) or len(groups) != len(self.param_groups):
+            raise ValueError(f"{who}: groups must be a list of {len(self.param_groups)} dictionaries, got {groups!r}")
+        for index, group in enumerate(groups):
+            _check_keys(who, f"groups[{index}]", group, list(self._hyperparameters()))
         values = [self._check_group(group) for group in groups]
         choices = self._choices(values)
-        loaded = [self._check_state(who, name, state_dict["state"], choices[index], array) for index, name, array in self._tensors]
-        if set(state_dict["state"]) != {name for _, name, _ in self._tensors}:
-            raise ValueError(f"{who}: state must be of {[name for _, name, _ in self._tensors]}, got {sorted(state_dict['state'])}")
-        self._bind(choices)
-        for held, arrays_ in zip(self._states, loaded, strict=True):
-            for name, array in arrays_.items():
-                held[name][...] = array
-        for group, own in zip(self.param_groups, groups, strict=True):
-            group.update(own)
-        self.steps = int(steps)
-        self._seen = None
+        _check_keys(who, "state", states, [name for _, name, _ in self._tensors])
+        for index, name, array in self._tensors:
+            self._check_state(who, name, states[name], choices[index], array)
+        with self._lock:
+            # Held states that were not saved are forgotten with all else.
+            self._states = [
+                {state: np.array(array, _state_dtype(param), order="C") for state, array in states[name].items()}
+                for _, name, param in self._tensors
+            ]
+            for group, checked in zip(self.param_groups, values, strict=True):
+                group.update(checked)
+            self.steps = int(steps)
+            self._seen = self._needed = None
+            self._check_groups()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name not in _BOUND}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._lock = threading.Lock()
+        self._variants = {}
+        self._seen = self._needed = None
+        self._check_groups()
 
     def __repr__(self) -> str:
         groups = "; ".join(
@@ -141,7 +161,12 @@ class Optimizer:
     def _check_groups(self):
         """Look at the hyperparameters again if they were changed since the last step."""
         names = self._hyperparameters()
-        now = [[group[name] for name in names] for group in self.param_groups]
+        for index, group in enumerate(self.param_groups):
+            if len(group) != len(names) + 1 or not group.keys() >= names.keys():
+                raise ValueError(
+                    f"{type(self).__name__}: param_groups[{index}] must hold 'params' and {', '.join(names)}, got {', '.join(group)}"
+                )
+        now = [[_snapshot(group[name]) for name in names] for group in self.param_groups]
         if now != self._seen:
             values = [self._check_group(group) for group in self.param_groups]
             self._bind(self._choices(values))
@@ -173,7 +198,7 @@ class Optimizer:
         for (index, name, array), held in zip(self._tensors, self._states, strict=True):
             for state in needed[index]:
                 if state not in held:
-                    held[state] = np.zeros(array.shape, np.float64 if array.dtype == np.float64 else np.float32)
+                    held[state] = np.zeros(array.shape, _state_dtype(array))
             tensors.append((index, name, array, [held[state] for state in needed[index]]))
         self._sweep = Sweep(type(self).__name__, tensors)
         self._needed = needed
@@ -183,16 +208,40 @@ class Optimizer:
             self._variants[choice] = RuleVariant(self.rule.variant_name(choice))
         return self._variants[choice]
 
-    def _check_state(self, who, name, states, choice, array):
-        own = states.get(name)
-        names = self.rule.states_of(choice)
-        if own is None or not set(names) <= set(own):
-            raise ValueError(f"{who}: the state of {name} must hold {list(names)}, got {None if own is None else sorted(own)}")
-        for state in names:
-            if not isinstance(own[state], np.ndarray) or own[state].shape != array.shape or own[state].dtype.kind != "f":
-                got = getattr(own[state], "shape", type(own[state]).__name__)
+    def _check_state(self, who, name, own, choice, array):
+        """The arrays of one parameter: all that its variant needs, none that the rule does not know."""
+        needed = self.rule.states_of(choice)
+        if not isinstance(own, dict) or not set(needed) <= set(own) <= set(self.rule.states):
+            got = sorted(map(str, own)) if isinstance(own, dict) else type(own).__name__
+            raise ValueError(f"{who}: the state of {name} must hold {', '.join(needed) or 'nothing'}, got {got}")
+        for state, values in own.items():
+            if type(values) is not np.ndarray or values.shape != array.shape or not arrays.is_floating(values.dtype):
+                got = f"{values.dtype} {values.shape}" if isinstance(values, np.ndarray) else type(values).__name__
                 raise ValueError(f"{who}: {state} of {name} must be a floating array of shape {array.shape}, got {got}")
-        return {state: own[state] for state in names}
+
+
+# What is made anew for a copy: threads and kernels do not travel.
+_BOUND = {"_lock", "_sweep", "_kernels", "_variants", "_vectors", "_seen", "_needed"}
+# Steps are counted in the doubles of the kernels' numbers.
+_MOST_STEPS = 2**53
+
+
+def _state_dtype(param):
+    return np.float64 if param.dtype == np.float64 else np.float32
+
+
+def _check_keys(who, name, given, keys):
+    if not isinstance(given, dict) or set(given) != set(keys):
+        got = ", ".join(map(str, given)) if isinstance(given, dict) else type(given).__name__
+        raise ValueError(f"{who}: {name} must be a dictionary of {', '.join(keys)}, got {got or 'nothing'}")
+
+
+def _snapshot(value):
+    """The value as it is now, told apart from later ones even if it is changed in place."""
+    if type(value) is float:
+        return value
+    value = tuple(value) if isinstance(value, list) else value.item() if getattr(value, "shape", None) == () else value
+    return type(value), value
 
 
 def _is_group(value):

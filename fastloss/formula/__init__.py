@@ -20,4 +20,4 @@ from .definition import (
 from .domains import Each, Flag, Fraction, Interval, Label, NonNegative, Optional, Positive, Real
 from .graph import FormulaError, Symbol
 from .primitives import *
-from .primitives import TABLE, bits, fma, from_bits, rounded, to_float
+from .primitives import TABLE, bits, fma, from_bits, to_float

@@ -68,8 +68,11 @@ def carries_nan(node, source, memo=None):
 
 def guard_nan(node, sources):
     """`node`, made NaN where a source is: a comparison would otherwise pick a branch that forgets it."""
-    for source in sources:
-        if not carries_nan(node, source):
-            node = select(source == source, node, source)
-    return node
-
+    forgotten = [source for source in sources if not carries_nan(node, source)]
+    if not forgotten:
+        return node
+    # One select for all of them: a chain of selects tempts the compiler into branches.
+    ordered, total = forgotten[0] == forgotten[0], forgotten[0]
+    for source in forgotten[1:]:
+        ordered, total = ordered & (source == source), total + source
+    return select(ordered, node, total)

@@ -57,13 +57,13 @@ class Interval:
     def check(self, who, name, value):
         """The value as a float; ValueError or TypeError in the house's shape."""
         if isinstance(value, bool) or not isinstance(value, int | float):
-            try:  # NumPy's scalars and 0-d arrays
-                if getattr(value, "shape", None) != () or value.dtype.kind not in "fiu":
-                    raise TypeError
-                value = float(value)
-            except (TypeError, AttributeError):
-                raise TypeError(f"{who}: {name} must be a number {self._phrase()}, got {value!r}") from None
-        value = float(value)
+            # NumPy's scalars and 0-d arrays
+            if getattr(value, "shape", None) != () or value.dtype.kind not in "fiu":
+                raise TypeError(f"{who}: {name} must be a number {self._phrase()}, got {value!r}")
+        try:
+            value = float(value)
+        except OverflowError:
+            raise ValueError(f"{who}: {name} must be {self}, got a whole number beyond all floats") from None
         if not self.contains(value):
             raise ValueError(f"{who}: {name} must be {self}, got {value:g}")
         return value
@@ -119,7 +119,7 @@ class Flag:
         return value
 
     def check(self, who, name, value):
-        if value not in (True, False) or getattr(value, "shape", ()) != ():
+        if getattr(value, "shape", ()) != () or value not in (True, False):
             raise TypeError(f"{who}: {name} must be True or False, got {value!r}")
         return bool(value)
 

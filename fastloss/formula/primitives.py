@@ -201,9 +201,4 @@ def fma(a, b, c):
     return graph.node("fma", *map(graph.literal, (a, b, c)))
 
 
-def rounded(x):
-    """`x` as a number of its own: the compiler may not fuse its product into a sum."""
-    return x.graph.node("rounded", x)
-
-
 __all__ = [*TABLE, "weighted", "where", "with_derivative"]

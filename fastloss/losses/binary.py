@@ -16,6 +16,8 @@ from ..formula import (
     maximum,
     minimum,
     power,
+    sigmoid,
+    softplus,
     weighted,
     where,
     with_derivative,
@@ -51,11 +53,9 @@ def binary_cross_entropy(pred, target):
 
 def _logistic(x):
     """sigmoid(x), sigmoid(-x), softplus(x) and softplus(-x), from one exponential that never overflows."""
-    e = exp(-absolute(x))
-    large = 1 / (1 + e)
-    small = e * large
+    size = absolute(x)
+    large, small, tail = sigmoid(size), sigmoid(-size), softplus(-size)
     up, down = where(x > 0, large, small), where(x > 0, small, large)
-    tail = log1p(e)
     return (
         with_derivative(up, x, large * small),
         with_derivative(down, x, -(large * small)),

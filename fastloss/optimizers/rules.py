@@ -22,7 +22,10 @@ _BETAS = Each(Fraction(open_high=True), (0.9, 0.999))
     reference="Sutskever, Martens, Dahl & Hinton (2013), On the importance of initialization and momentum, ICML",
 )
 def SGD(param, grad, momentum_buffer, step, lr, momentum, dampening, nesterov, weight_decay, maximize):
-    """(Stochastic) gradient descent, with momentum in the form of PyTorch: the velocity is not scaled by `lr`."""
+    """(Stochastic) gradient descent, with momentum in the form of PyTorch: the velocity is not scaled by `lr`.
+
+    Momentum that is turned on later starts from a velocity of 0, with dampening (PyTorch: from the whole gradient).
+    """
     if maximize:
         grad = -grad
     grad = grad + weight_decay * param
@@ -79,5 +82,6 @@ def AdamW(
 ):
     """Adam with decoupled weight decay: the parameter shrinks by `lr * weight_decay` before the step."""
     grad = -grad if maximize else grad
-    param = param * (1 - lr * weight_decay)
+    # Not param * (1 - lr * weight_decay): in float32 that factor would be rounded to a decay 18 % off at lr = 1e-5.
+    param = param - (lr * weight_decay) * param
     return _adam(param, grad, exp_avg, exp_avg_sq, max_exp_avg_sq, step, lr, betas, eps, amsgrad)

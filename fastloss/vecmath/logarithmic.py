@@ -37,13 +37,13 @@ _WIDE_ATANH_64 = (
 )
 
 
-def _exponent_bits(x, real):
+def exponent_bits(x, real):
     """n, in the exponent's place, for x = 2^n (1 + f)."""
     root = ((real.bias - 1) << real.mantissa) + int((sqrt(2) - 1) * 2**real.mantissa)
     return (bits(x) - root) & -(1 << real.mantissa)
 
 
-def _from_exponent(exponent, start, real):
+def from_exponent(exponent, start, real):
     """start + n as a number; 64 bits have no instruction for it before AVX-512."""
     if real.f32:
         return to_float(exponent) * 2.0**-real.mantissa + start
@@ -70,8 +70,8 @@ def log(x, real):
     lift = real.mantissa + 2
     subnormal = x < 2.0 ** (1 - real.bias)
     normal = where(subnormal, x * 2.0**lift, x)
-    exponent = _exponent_bits(normal, real)
-    n = _from_exponent(exponent, where(subnormal, -lift, 0.0), real)
+    exponent = exponent_bits(normal, real)
+    n = from_exponent(exponent, where(subnormal, -lift, 0.0), real)
     f = from_bits(bits(normal) - exponent) - 1.0
     return _with_edges(x, _log(n, f, real), 0.0)
 
@@ -79,11 +79,11 @@ def log(x, real):
 @vector_function
 def log1p(x, real):
     """log(1 + x), as log, with n from 1 + x and f = 2^-n x + (2^-n - 1), rounded once; within 1.54 ulp."""
-    exponent = _exponent_bits(1.0 + x, real)
+    exponent = exponent_bits(1.0 + x, real)
     # 4 * 2^-n: 2^-n itself is subnormal for the largest n.
     scale = from_bits(((real.bias + 2) << real.mantissa) - exponent)
     f = from_bits(bits(x) - exponent) + fma(0.25, scale, -1.0)
-    return with_sign_of(x, _with_edges(x, _log(_from_exponent(exponent, 0.0, real), f, real), -1.0))
+    return with_sign_of(x, _with_edges(x, _log(from_exponent(exponent, 0.0, real), f, real), -1.0))
 
 
 @vector_function

@@ -4,7 +4,7 @@ from math import inf, nan
 
 from ..formula import absolute, bits, fma, from_bits, vector_function, where
 from .exponential import magic, two_chains
-from .logarithmic import _exponent_bits, _from_exponent
+from .logarithmic import exponent_bits, from_exponent
 
 # 3 atanh(s) / s = 3 + s^2 + s^4 Q(s^2) for |s| <= (sqrt(2) - 1) / (sqrt(2) + 1), relative error 2^-36.8 and 2^-66.3.
 _LOG_32 = (0.6000022888183594, 0.42820659279823303, 0.3512871265411377)
@@ -61,8 +61,8 @@ def _log2(x, real):
     lift = real.mantissa + 1
     subnormal = x < 2.0 ** (1 - real.bias)
     normal = where(subnormal, x * 2.0**lift, x)
-    exponent = _exponent_bits(normal, real)
-    n = _from_exponent(exponent, where(subnormal, -lift, 0.0), real)
+    exponent = exponent_bits(normal, real)
+    n = from_exponent(exponent, where(subnormal, -lift, 0.0), real)
     m = from_bits(bits(normal) - exponent)
     f, d = m - 1, m + 1
     inverse = 1 / d
