@@ -156,7 +156,6 @@ def tiled(case, size, dtype):
     return {name: np.resize(array, size) for name, array in inputs.columns(case, 9973, dtype, seed=3).items()}
 
 
-@pytest.mark.xfail(reason="the compiler fuses products into sums differently in a loop's vectors and in its tail")
 def test_an_elements_results_do_not_depend_on_its_place():
     """Neither on the vector's lane nor on the tile."""
     for case, dtype in itertools.product(inputs.CASES, (np.float32, np.float64)):

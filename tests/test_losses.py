@@ -130,7 +130,6 @@ def test_float32_is_no_worse_than_plain_numpy(case):
 # --- 2: the five methods -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.xfail(reason="the compiler fuses products into sums differently in each kernel (-ffp-contract=fast)")
 def test_the_five_methods_agree_bitwise():
     """That they agree to the rounding of the formula is test_every_kernel_is_as_exact_as_the_formula_allows."""
     for case, dtype in itertools.product(inputs.CASES, (np.float32, np.float64)):

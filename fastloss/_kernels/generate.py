@@ -18,10 +18,10 @@ from libc.string cimport strcmp
 cdef extern from "tile.h" nogil:
     ctypedef float* float_tile
     ctypedef double* double_tile
-    float where_f32 "FASTLOSS_WHERE"(bint, float, float)
-    double where_f64 "FASTLOSS_WHERE"(bint, double, double)
-    int32_t where_i32 "FASTLOSS_WHERE"(bint, int32_t, int32_t)
-    int64_t where_i64 "FASTLOSS_WHERE"(bint, int64_t, int64_t)
+    float where_f32(bint, float, float)
+    double where_f64(bint, double, double)
+    int32_t where_i32(bint, int32_t, int32_t)
+    int64_t where_i64(bint, int64_t, int64_t)
     float absolute_f32 "fabsf"(float)
     double absolute_f64 "fabs"(double)
     float sqrt_f32 "sqrtf"(float)

@@ -17,9 +17,6 @@
 typedef float *FASTLOSS_RESTRICT float_tile;
 typedef double *FASTLOSS_RESTRICT double_tile;
 
-/* A select, not a branch: both sides are computed, so the loop vectorises. */
-#define FASTLOSS_WHERE(condition, a, b) ((condition) ? (a) : (b))
-
 #if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
 #define fma_f32(a, b, c) __builtin_fmaf(a, b, c)
 #define fma_f64(a, b, c) __builtin_fma(a, b, c)
@@ -50,6 +47,25 @@ static inline double from_bits_f64(int64_t i) {
     double x;
     memcpy(&x, &i, sizeof x);
     return x;
+}
+
+/* Selects of bits, not branches: the compiler would thread jumps through branches and leave a loop that it cannot vectorise. */
+static inline int32_t where_i32(int condition, int32_t a, int32_t b) {
+    int32_t mask = -(int32_t)(condition != 0);
+    return (a & mask) | (b & ~mask);
+}
+
+static inline int64_t where_i64(int condition, int64_t a, int64_t b) {
+    int64_t mask = -(int64_t)(condition != 0);
+    return (a & mask) | (b & ~mask);
+}
+
+static inline float where_f32(int condition, float a, float b) {
+    return from_bits_f32(where_i32(condition, bits_f32(a), bits_f32(b)));
+}
+
+static inline double where_f64(int condition, double a, double b) {
+    return from_bits_f64(where_i64(condition, bits_f64(a), bits_f64(b)));
 }
 
 #endif

@@ -7,6 +7,7 @@ the numbers that are the same for all elements, computed beforehand in double by
 from collections import Counter
 from dataclasses import dataclass
 
+from .contract import contracted
 from .graph import BOOL, COMPARISONS, INT, walk
 from .primitives import TABLE
 
@@ -145,7 +146,7 @@ def kernel_text(traced, suffix, roles, precision, source, in_place=False):
     """The tile kernel that computes these outputs of a variant."""
     nodes = uniforms(traced, list(traced.outputs.values()))
     names = _uniform_names(nodes)
-    outputs = [traced.outputs[role] for role in roles]
+    outputs = contracted([traced.outputs[role] for role in roles], stop=nodes)
     arrays = list(traced.inputs) if in_place else [*traced.inputs, *roles]
     elements = {symbol: f"{name}[i]" for name, symbol in traced.inputs.items()}
     needed = {id(n) for n in walk(outputs, stop=names)}
@@ -168,7 +169,7 @@ def kernel_text(traced, suffix, roles, precision, source, in_place=False):
 
 def function_text(traced, precision, source):
     """An inlined function of fastloss.vecmath."""
-    (result,) = traced.outputs.values()
+    (result,) = contracted(traced.outputs.values())
     body = Body([result], {symbol: name for name, symbol in traced.inputs.items()}, Cython(precision))
     real = precision.c_name
     arguments = ", ".join(f"{real} {name}" for name in traced.inputs)
