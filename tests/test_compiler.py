@@ -146,7 +146,7 @@ SIMPLIFIED = {
     "1 * x": (lambda x, y: 1 * x, lambda x, y: x),
     "x * -1": (lambda x, y: x * -1, lambda x, y: -x),
     "x / 1": (lambda x, y: x / 1, lambda x, y: x),
-    "--x": (lambda x, y: -(-x), lambda x, y: x),
+    "--x": (lambda x, y: -(-x), lambda x, y: x),  # noqa: B002
     "x + -y": (lambda x, y: x + -y, lambda x, y: x - y),
     "-x + y": (lambda x, y: -x + y, lambda x, y: y - x),
     "x - -y": (lambda x, y: x - -y, lambda x, y: x + y),
@@ -410,11 +410,15 @@ def test_nan_reaches_every_output_of_every_loss():
 
 
 def _is_guarded(node, source):
-    while node.op == "where" and node.args[0].op == "eq" and node.args[0].args[0] is node.args[0].args[1]:
-        if node.args[0].args[0] is source:
-            return node.args[2] is source
-        node = node.args[1]
-    return derive.carries_nan(node, source)
+    """Whether the node is a select that a NaN of any of the tested sources turns to a NaN, and any other passes."""
+    if node.op != "where":
+        return False
+    tests = [node.args[0]]
+    while any(test.op == "and" for test in tests):
+        tests = [part for test in tests for part in (test.args if test.op == "and" else [test])]
+    tested = [test.args[0] for test in tests if test.op == "eq" and test.args[0] is test.args[1]]
+    assert all(derive.carries_nan(node.args[2], symbol) for symbol in tested)
+    return any(symbol is source for symbol in tested) or derive.carries_nan(node.args[1], source)
 
 
 # --- what a formula must not do ---------------------------------------------------------------------------------------------
@@ -551,7 +555,7 @@ def test_intervals(domain, text, values):
             assert domain.check("who", "name", value) == value
             assert isinstance(domain.check("who", "name", np.float64(value)), float)
         else:
-            with pytest.raises(ValueError, match="^who: name must be ") as caught:
+            with pytest.raises(ValueError, match=r"^who: name must be ") as caught:
                 domain.check("who", "name", value)
             assert text in str(caught.value)
             assert f"{value:g}" in str(caught.value)

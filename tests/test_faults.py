@@ -51,7 +51,7 @@ class Outputs:
             assert (array == SENTINEL).all()
 
 
-def refuses(error, message, case, arrays, shape=None, dtype=np.float64, **options):  # noqa: PLR0913, PLR0917
+def refuses(error, message, case, arrays, shape=None, dtype=np.float64, **options):
     """Assert that all five methods raise this, message and all, and write nothing."""
     shape = np.shape(next(iter(arrays.values()))) if shape is None else shape
     outputs = Outputs(case, shape, dtype, **options)
@@ -570,7 +570,6 @@ POSITIVE = [
 ]
 
 
-@pytest.mark.xfail(reason="float32 kernels see such a hyperparameter as 0 or infinity")
 def test_29_hyperparameters_beyond_float32():
     """Refused, or as right as in float64: never a silent NaN."""
     wrong = []
@@ -580,7 +579,9 @@ def test_29_hyperparameters_beyond_float32():
         try:
             results = inputs.flatten(call(case, arrays, reduction="none", **{name: value}))
         except ValueError as error:
-            assert str(error).startswith(f"{case.name}: {name} must be ")
+            assert str(error).startswith(
+                f"{case.name}: hyperparameters, and what the formula makes of them, must be within float32's range"
+            )
             continue
         exact = inputs.flatten(call(case, wide, reduction="none", **{name: value}))
         if any((np.isnan(r) != np.isnan(e)).any() for r, e in zip(results, exact, strict=True)):
@@ -765,7 +766,8 @@ INTERRUPT = """
                 delays.append(time.perf_counter() - sent)
             timer.join()
     small = pred[:1_000_000]
-    assert fl.barron(small, 0.25, alpha=0.5) == fl.barron(small[:100], 0.25, alpha=0.5)
+    one, many = fl.barron(small[:100], 0.25, alpha=0.5), fl.barron(small, 0.25, alpha=0.5)
+    assert abs(many - one) <= 1e-6 * one
     print(sorted(delays)[len(delays) // 2])
 """
 
@@ -803,7 +805,8 @@ HANDLER = """
     signal.signal(signal.SIGUSR1, handler)
     pred = np.broadcast_to(np.float32(0.5), (1 << 29,))
     threading.Timer(0.02, lambda: os.kill(os.getpid(), signal.SIGUSR1)).start()
-    assert fl.barron(pred, 0.25, alpha=1.0) == fl.barron(pred[:100], 0.25, alpha=1.0)
+    one, many = fl.barron(pred[:100], 0.25, alpha=1.0), fl.barron(pred, 0.25, alpha=1.0)
+    assert abs(many - one) <= 1e-6 * one
     print(calls)
 """
 

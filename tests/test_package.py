@@ -180,7 +180,6 @@ def test_import_takes_numpy_and_the_standard_library_alone():
     }
 
 
-@pytest.mark.xfail(strict=True, reason="tiles.c is compiled as a module named 'tiles', which Cython enters into sys.modules")
 def test_import_takes_no_name_at_the_top():
     """A user's own module of that name would not be found any more."""
     assert python("-P", "-c", "import sys, fastloss; print('tiles' in sys.modules)").split() == ["False"]

@@ -57,7 +57,7 @@ def evaluate(traced, inputs, vector, dtype):
 
 
 def _special(name):
-    from scipy import special  # noqa: PLC0415 - only for losses with these
+    from scipy import special
 
     trigamma = lambda x: special.polygamma(1, x)  # noqa: E731
     return {"lgamma": special.gammaln, "digamma": special.digamma, "trigamma": trigamma}[name]

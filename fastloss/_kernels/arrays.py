@@ -12,23 +12,29 @@ def is_bfloat16(dtype):
 
 
 def is_floating(dtype):
-    return dtype.kind == "f" and dtype.itemsize <= 8 or is_bfloat16(dtype)
+    return (dtype.kind == "f" and dtype.itemsize <= 8) or is_bfloat16(dtype)
 
 
 def as_array(who, name, value):
     """`value` as a plain, aligned, native array of real numbers; a copy only where its memory does not serve."""
     if isinstance(value, np.ma.MaskedArray):
-        raise TypeError(f"{who}: {name} must be a plain array, got a masked array (its mask would be lost): pass weights instead")
+        raise TypeError(
+            f"{who}: {name} must be a plain array, got a masked array (its mask would be lost): pass weights instead"
+        )
     array = np.asarray(value)
     if not (is_floating(array.dtype) or array.dtype.kind in "iub"):
-        raise TypeError(f"{who}: {name} must hold real numbers (float16 to float64, bfloat16, integers or bool), got dtype {array.dtype}")
+        raise TypeError(
+            f"{who}: {name} must hold real numbers (float16 to float64, bfloat16, integers or bool), got dtype {array.dtype}"
+        )
     return np.require(array, array.dtype.newbyteorder("="), "A")
 
 
 def check_floating(who, name, array):
     """Integers have no gradient to receive: the caller must say which precision is meant."""
     if not is_floating(array.dtype):
-        raise TypeError(f"{who}: {name} must be a floating-point array, got dtype {array.dtype}: convert it, e.g. {name}.astype(float)")
+        raise TypeError(
+            f"{who}: {name} must be a floating-point array, got dtype {array.dtype}: convert it, e.g. {name}.astype(float)"
+        )
 
 
 def check_same(who, name, array, first_name, first):
@@ -97,7 +103,11 @@ def _closed(interval, dtype):
 _DIVISOR = Positive()
 
 WEIGHTS = Domain(
-    "finite and not negative", (0.0, float(np.finfo(np.float32).max)), (0.0, np.finfo(np.float64).max), nan_is_outside=True, is_summed=True
+    "finite and not negative",
+    (0.0, float(np.finfo(np.float32).max)),
+    (0.0, np.finfo(np.float64).max),
+    nan_is_outside=True,
+    is_summed=True,
 )
 
 
@@ -106,3 +116,11 @@ def check_normalizer(who, value):
         return _DIVISOR.check(who, "normalizer", value)
     except (TypeError, ValueError):
         raise ValueError(f"{who}: normalizer must be a positive number or 'samples', got {value!r}") from None
+
+
+def divisor_error(who, divisor, normalizer, first):
+    what = "the sum of sample_weight" if normalizer is None else "normalizer"
+    dtype = "float64" if first.dtype == np.float64 else "float32"
+    return ValueError(
+        f"{who}: {what} must be within {dtype}'s range, and its inverse too, for a {first.dtype} input, got {divisor:g}"
+    )

@@ -3,6 +3,7 @@
 
 from cpython.buffer cimport PyBUF_FORMAT, PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
+from libc.float cimport DBL_MAX, DBL_MIN, FLT_MAX, FLT_MIN
 from libc.string cimport memset
 
 import warnings
@@ -319,7 +320,6 @@ cdef class Plan:
             self.kernels[want][precision] = <kernel_function>address(name)
         return self.kernels[want][precision]
 
-
     cdef int check_single(self) except -1:
         """Refuse hyperparameters that float32 cannot hold: the kernel would compute with 0 or infinity instead."""
         cdef int k
@@ -395,7 +395,7 @@ def evaluate(Plan plan, int want, tuple inputs, object sample_weight, str reduct
 
 cdef object _evaluate(Plan plan, int want, tuple inputs, object sample_weight, str reduction, object normalizer, object value_out, object grad_out, object hess_out, bint check, Held* held):
     cdef Job job
-    cdef int k, j, first_output, last
+    cdef int k
     cdef Py_ssize_t count = 1
     cdef int count_inputs = len(plan.inputs)
     cdef str who = plan.who
@@ -447,6 +447,9 @@ cdef object _evaluate(Plan plan, int want, tuple inputs, object sample_weight, s
             denominator = weight_sum if sample_weight is not None else count
         else:
             denominator = count if isinstance(normalizer, str) and normalizer == "samples" else arrays.check_normalizer(who, normalizer)
+        if denominator > 0:
+            if not (FLT_MIN if precision == F32 else DBL_MIN) <= 1.0 / denominator <= (FLT_MAX if precision == F32 else DBL_MAX):
+                raise arrays.divisor_error(who, denominator, normalizer, first)
 
     # Outputs.
     job.has_value = want & VALUE

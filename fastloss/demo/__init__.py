@@ -44,7 +44,7 @@ def _require(module, package):
 
 
 def _check_file(file):
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     endings = FigureCanvasAgg.get_supported_filetypes()
     if file.suffix[1:].lower() not in endings:
@@ -55,14 +55,14 @@ def _check_file(file):
 
 def _progress(epochs, name):
     """`epochs`, with a bar on a terminal's stderr that is gone when a table is printed."""
-    from tqdm import tqdm  # noqa: PLC0415
+    from tqdm import tqdm
 
     # A training takes some 20 ms, less than the 100 between two of tqdm's usual updates.
     return tqdm(epochs, desc=name, unit=" epochs", leave=False, disable=None, mininterval=0.005)
 
 
 def _save(plot, results):
-    from . import figure  # noqa: PLC0415
+    from . import figure
 
     try:
         figure.draw(*results).savefig(plot, dpi=150)

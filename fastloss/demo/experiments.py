@@ -88,7 +88,7 @@ def linear_regression(track: Track = _untracked) -> LinearRegression:
 
 def breast_cancer(track: Track = _untracked) -> BreastCancer:
     """A linear classifier from a random start under logistic loss and under squared error of its probability."""
-    from sklearn.datasets import load_breast_cancer  # noqa: PLC0415
+    from sklearn.datasets import load_breast_cancer
 
     rng = np.random.default_rng(SEED)
     features, targets = load_breast_cancer(return_X_y=True)
@@ -112,7 +112,7 @@ def breast_cancer(track: Track = _untracked) -> BreastCancer:
 
 def diabetes(track: Track = _untracked) -> Diabetes:
     """A linear model of targets some of which have a slipped decimal point, under squared error and under Huber's loss."""
-    from sklearn.datasets import load_diabetes  # noqa: PLC0415
+    from sklearn.datasets import load_diabetes
 
     rng = np.random.default_rng(SEED)
     features, targets = load_diabetes(return_X_y=True)

@@ -1,6 +1,7 @@
 """The public object of a loss."""
 
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 from .._kernels import arrays
 from .._kernels.engine import Plan, evaluate
@@ -81,9 +82,7 @@ class Loss:
     ):
         """The loss and its gradient, in one pass."""
         plan, inputs = self._plan(inputs, parameters)
-        return evaluate(
-            plan, VALUE | GRAD, inputs, sample_weight, reduction, normalizer, value_out, grad_out, None, check
-        )[:2]
+        return evaluate(plan, VALUE | GRAD, inputs, sample_weight, reduction, normalizer, value_out, grad_out, None, check)[:2]
 
     def value_grad_hess(
         self,
@@ -125,13 +124,9 @@ class Loss:
     ):
         """The gradient and the diagonal of the Hessian, in one pass."""
         plan, inputs = self._plan(inputs, parameters)
-        return evaluate(
-            plan, GRAD | HESS, inputs, sample_weight, reduction, normalizer, None, grad_out, hess_out, check
-        )[1:]
+        return evaluate(plan, GRAD | HESS, inputs, sample_weight, reduction, normalizer, None, grad_out, hess_out, check)[1:]
 
-    def grad(
-        self, *inputs, sample_weight=None, reduction="mean", normalizer=None, grad_out=None, check=True, **parameters
-    ):
+    def grad(self, *inputs, sample_weight=None, reduction="mean", normalizer=None, grad_out=None, check=True, **parameters):
         """The gradient."""
         plan, inputs = self._plan(inputs, parameters)
         return evaluate(plan, GRAD, inputs, sample_weight, reduction, normalizer, None, grad_out, None, check)[1]
@@ -139,9 +134,7 @@ class Loss:
     def _plan(self, inputs, parameters):
         """The bound kernels for these hyperparameters, and the inputs in order."""
         if parameters and len(inputs) < len(self.formula.inputs):
-            inputs += tuple(
-                parameters.pop(name) for name in self.formula.inputs[len(inputs) :] if name in parameters
-            )
+            inputs += tuple(parameters.pop(name) for name in self.formula.inputs[len(inputs) :] if name in parameters)
         # With the types: True is no 1.0.
         key = (*parameters.items(), *map(type, parameters.values())) if parameters else ()
         try:
@@ -167,9 +160,7 @@ class Loss:
             for name, domain in formula.parameters.items()
         }
         variant = formula.variant_name(formula.choice(values))
-        return Plan(
-            formula.name, variant, formula.inputs, self._domains, formula.differentiable, formula.vector(values)
-        )
+        return Plan(formula.name, variant, formula.inputs, self._domains, formula.differentiable, formula.vector(values))
 
 
 def loss(**options: Any) -> Callable[[Callable], Loss]:

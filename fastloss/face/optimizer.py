@@ -1,7 +1,8 @@
 """The public object of an update rule."""
 
 import threading
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 

@@ -6,8 +6,8 @@ value and an absent optional parameter are plain Python values there, so the fun
 """
 
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Callable
 
 from .derive import derivative, guard_nan
 from .domains import Each, Real
@@ -98,10 +98,13 @@ class Formula:
 
     def variant_name(self, choice):
         parts = [self.name]
-        for (name, domain), value in zip(self.parameters.items(), choice, strict=True):
-            if value is not None and value is not False:
-                label = "" if value is True else f"_{value}" if value == "none" else f"_{value:g}".replace(".", "p").replace("-", "m")
-                parts.append(f"{name}{label}")
+        for name, value in zip(self.parameters, choice, strict=True):
+            if value is True:
+                parts.append(name)
+            elif value == "none":
+                parts.append(f"{name}_none")
+            elif value is not None and value is not False:
+                parts.append(f"{name}_{value:g}".replace(".", "p").replace("-", "m"))
         return "__".join(parts)
 
     def slots(self):

@@ -59,7 +59,7 @@ def carries_nan(node, source, memo=None):
             memo[id(node)] = True
         elif node.op == "where":
             memo[id(node)] = branches[1] and branches[2]
-        elif node.op == "power" or node.op == "xlogy":  # power(NaN, 0) is 1, xlogy(0, NaN) is 0
+        elif node.op in ("power", "xlogy"):  # power(NaN, 0) is 1, xlogy(0, NaN) is 0
             memo[id(node)] = False
         else:
             memo[id(node)] = node.op in _ARITHMETIC and any(branches)

@@ -98,7 +98,7 @@ def stub(formulas):
     return _STUB_HEAD + "\n".join(classes) + f"\n__all__ = [{names}]\n"
 
 
-_STUB_HEAD = '''# Written from the formulas by the build.
+_STUB_HEAD = """# Written from the formulas by the build.
 from typing import Any, Literal, overload
 
 from numpy.typing import ArrayLike, NDArray
@@ -107,7 +107,7 @@ from ..face import Loss
 
 FAMILIES: dict[str, dict[str, Loss]]
 
-'''
+"""
 
 
 def _stub_class(formula):
@@ -163,7 +163,9 @@ def _input(formula, name):
         yield f"{name} : array_like of float16, bfloat16, float32 or float64"
     else:
         yield f"{name} : array_like of real numbers"
-    place = "Any shape; its dtype is that of the results." if name == formula.inputs[0] else f"Broadcast to `{formula.inputs[0]}`."
+    place = (
+        "Any shape; its dtype is that of the results." if name == formula.inputs[0] else f"Broadcast to `{formula.inputs[0]}`."
+    )
     yield f"    {place}{what}"
 
 

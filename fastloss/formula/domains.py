@@ -31,7 +31,7 @@ class Interval:
     def __str__(self):
         if self.low == -math.inf and self.high == math.inf:
             return "a real number"
-        left, right = "([" [not self.open_low], ")]"[not self.open_high]
+        left, right = "(["[not self.open_low], ")]"[not self.open_high]
         if self.high == math.inf:
             return f"{'>' if self.open_low else '>='} {self.low:g}"
         if self.low == -math.inf:
@@ -56,10 +56,10 @@ class Interval:
 
     def check(self, who, name, value):
         """The value as a float; ValueError or TypeError in the house's shape."""
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            # NumPy's scalars and 0-d arrays
-            if getattr(value, "shape", None) != () or value.dtype.kind not in "fiu":
-                raise TypeError(f"{who}: {name} must be a number {self._phrase()}, got {value!r}")
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        is_scalar = getattr(value, "shape", None) == () and value.dtype.kind in "fiu"  # NumPy's scalars and 0-d arrays
+        if not is_number and not is_scalar:
+            raise TypeError(f"{who}: {name} must be a number {self._phrase()}, got {value!r}")
         try:
             value = float(value)
         except OverflowError:

@@ -4,9 +4,8 @@ A primitive exists where a derivative taken through smaller pieces would be wron
 `abs` has slope 0 at 0 instead of 1/2. Its code for the processor is the function of the same name in `fastloss.vecmath`.
 """
 
-import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Callable
 
 from .graph import INT, FormulaError, Symbol, select
 
@@ -47,6 +46,10 @@ def primitive(name, *derivatives, exact, cost):
     return call
 
 
+def _softplus(mp, x):
+    return (x if x > 0 else 0) + mp.log1p(mp.exp(-abs(x)))
+
+
 absolute = primitive("absolute", lambda n, x: sign(x), exact=lambda mp, x: abs(x), cost=1)
 sign = primitive("sign", None, exact=lambda mp, x: mp.sign(x), cost=2)
 maximum = primitive(
@@ -65,9 +68,7 @@ minimum = primitive(
 )
 sqrt = primitive("sqrt", lambda n, x: 0.5 / n, exact=lambda mp, x: mp.sqrt(x), cost=8)
 # sqrt(1 + x) - 1 without the cancellation at small x
-sqrt1pm1 = primitive(
-    "sqrt1pm1", lambda n, x: 0.5 / sqrt(1 + x), exact=lambda mp, x: x / (1 + mp.sqrt(1 + x)), cost=16
-)
+sqrt1pm1 = primitive("sqrt1pm1", lambda n, x: 0.5 / sqrt(1 + x), exact=lambda mp, x: x / (1 + mp.sqrt(1 + x)), cost=16)
 exp = primitive("exp", lambda n, x: n, exact=lambda mp, x: mp.exp(x), cost=12)
 expm1 = primitive("expm1", lambda n, x: exp(x), exact=lambda mp, x: mp.expm1(x), cost=16)
 log = primitive("log", lambda n, x: 1 / x, exact=lambda mp, x: mp.log(x), cost=16)
@@ -80,10 +81,8 @@ log1pmx = primitive(
     cost=30,
 )
 tanh = primitive("tanh", lambda n, x: 4 * sigmoid(2 * x) * sigmoid(-2 * x), exact=lambda mp, x: mp.tanh(x), cost=20)
-sigmoid = primitive(
-    "sigmoid", lambda n, x: n * sigmoid(-x), exact=lambda mp, x: 1 / (1 + mp.exp(-x)), cost=20
-)
-softplus = primitive("softplus", lambda n, x: sigmoid(x), exact=lambda mp, x: _softplus(mp, x), cost=30)
+sigmoid = primitive("sigmoid", lambda n, x: n * sigmoid(-x), exact=lambda mp, x: 1 / (1 + mp.exp(-x)), cost=20)
+softplus = primitive("softplus", lambda n, x: sigmoid(x), exact=_softplus, cost=30)
 log_sigmoid = primitive("log_sigmoid", lambda n, x: sigmoid(-x), exact=lambda mp, x: -_softplus(mp, -x), cost=30)
 logaddexp = primitive(
     "logaddexp",
@@ -124,10 +123,6 @@ trigamma = primitive(
     exact=lambda mp, x: mp.psi(1, x),
     cost=60,
 )
-
-
-def _softplus(mp, x):
-    return (x if x > 0 else 0) + mp.log1p(mp.exp(-abs(x)))
 
 
 def _no_rule(name):

@@ -60,9 +60,7 @@ def _adam(param, grad, exp_avg, exp_avg_sq, max_exp_avg_sq, step, lr, betas, eps
     maximize=Flag(False),
     reference="Kingma & Ba (2015), Adam: A Method for Stochastic Optimization, ICLR; amsgrad: Reddi, Kale & Kumar (2018), ICLR",
 )
-def Adam(
-    param, grad, exp_avg, exp_avg_sq, max_exp_avg_sq, step, lr, betas, eps, weight_decay, amsgrad, maximize
-):
+def Adam(param, grad, exp_avg, exp_avg_sq, max_exp_avg_sq, step, lr, betas, eps, weight_decay, amsgrad, maximize):
     """Adam; weight decay is added to the gradient (see `AdamW` for the decoupled one)."""
     grad = (-grad if maximize else grad) + weight_decay * param
     return _adam(param, grad, exp_avg, exp_avg_sq, max_exp_avg_sq, step, lr, betas, eps, amsgrad)
@@ -77,9 +75,7 @@ def Adam(
     maximize=Flag(False),
     reference="Loshchilov & Hutter (2019), Decoupled Weight Decay Regularization, ICLR",
 )
-def AdamW(
-    param, grad, exp_avg, exp_avg_sq, max_exp_avg_sq, step, lr, betas, eps, weight_decay, amsgrad, maximize
-):
+def AdamW(param, grad, exp_avg, exp_avg_sq, max_exp_avg_sq, step, lr, betas, eps, weight_decay, amsgrad, maximize):
     """Adam with decoupled weight decay: the parameter shrinks by `lr * weight_decay` before the step."""
     grad = -grad if maximize else grad
     # Not param * (1 - lr * weight_decay): in float32 that factor would be rounded to a decay 18 % off at lr = 1e-5.
