@@ -24,7 +24,7 @@ try:
     import torch
     import torch.nn.functional as F
 except ImportError:
-    sys.exit("peers.py compares with PyTorch: python -m pip install torch --index-url https://download.pytorch.org/whl/cpu")
+    sys.exit("peers.py compares with PyTorch: python -m pip install torch")
 try:
     from sklearn._loss import loss as sklearn_loss
 except ImportError:
