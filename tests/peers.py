@@ -121,23 +121,20 @@ CLOSED_FORMS = (
 
 
 def focal_torchvision(inputs, targets, alpha, gamma):
-    """torchvision.ops.sigmoid_focal_loss, as published (BSD 3-Clause), alpha=None for its alpha < 0."""
-    import torch.nn.functional as F
+    """What torchvision.ops.sigmoid_focal_loss computes, in PyTorch; its alpha < 0 is None here."""
+    from torch.nn import functional
 
-    p = inputs.sigmoid()
-    ce_loss = F.binary_cross_entropy_with_logits(inputs, targets, reduction="none")
-    p_t = p * targets + (1 - p) * (1 - targets)
-    loss = ce_loss * ((1 - p_t) ** gamma)
-    return loss if alpha is None else (alpha * targets + (1 - alpha) * (1 - targets)) * loss
+    chance = inputs.sigmoid() * targets + (-inputs).sigmoid() * (1 - targets)  # that the logits give to the targets
+    balance = 1.0 if alpha is None else alpha * targets + (1 - alpha) * (1 - targets)
+    return balance * (1 - chance) ** gamma * functional.binary_cross_entropy_with_logits(inputs, targets, reduction="none")
 
 
 def asymmetric_ridnik(x, y, gamma_neg, gamma_pos, clip):
-    """The authors' AsymmetricLoss with disable_torch_grad_focal_loss=False (MIT), without its floor of 1e-8, not summed."""
+    """Ridnik et al. (2021), equations 4 to 7, in PyTorch: focus through the shifted probability, each class its own."""
     import torch
 
-    y = (y > 0).double()
-    positive = x.sigmoid()
-    negative = (1 - positive + clip).clamp(max=1)
-    log_likelihood = y * positive.log() + torch.where(y > 0, 0.0, negative.log())
-    weight = (1 - positive * y - negative * (1 - y)) ** (gamma_pos * y + gamma_neg * (1 - y))
-    return -log_likelihood * weight
+    chance = x.sigmoid()
+    shifted = (chance - clip).clamp(min=0)
+    positive = -((1 - chance) ** gamma_pos) * chance.log()
+    negative = -(shifted**gamma_neg) * (1 - shifted).log()
+    return torch.where(y > 0, positive, negative)

@@ -1,0 +1,76 @@
+"""What PyTorch, scikit-learn and SciPy compute, stored: `python tests/references.py` writes references.json anew.
+
+The losses at points inside their domains with every hyperparameter away from its default; the optimizers after a few steps.
+`test_references.py` compares with the stored numbers wherever the tests run, with or without those libraries.
+"""
+
+import importlib.metadata
+import json
+from pathlib import Path
+
+import numpy as np
+import peers
+import test_formulas
+import test_optimizers
+
+import fastloss as fl
+
+FILE = Path(__file__).with_suffix(".json")
+LIBRARIES = {"torch": "torch", "sklearn": "scikit-learn", "scipy": "scipy"}
+STEPS = 4
+
+
+def losses():
+    """A record for each library, loss and setting."""
+    for name, peer in test_formulas.PEERS:
+        if peer not in LIBRARIES:
+            continue
+        formula = test_formulas.FORMULAS[name]
+        for parameters in test_formulas.settings(formula):
+            inputs = test_formulas.inputs(formula, parameters, seed=7)
+            value, gradients = peers.evaluate(formula, peer, inputs, parameters)
+            yield {
+                "loss": name,
+                "peer": peer,
+                "parameters": parameters,
+                "inputs": _lists(inputs),
+                "value": value.tolist(),
+                "gradients": _lists(gradients or {}),
+            }
+
+
+def optimizers():
+    """A record for each rule and setting: where PyTorch's own goes from `start`."""
+    import torch
+
+    rng = np.random.default_rng(8)
+    for name, hyper in test_optimizers.variants():
+        start, grads = rng.normal(size=5), rng.normal(size=(STEPS, 5))
+        tensor = torch.from_numpy(start.copy()).requires_grad_()
+        theirs = getattr(torch.optim, name)([tensor], **hyper)
+        for grad in grads:
+            tensor.grad = torch.from_numpy(grad)
+            theirs.step()
+        yield {
+            "optimizer": name,
+            "parameters": hyper,
+            "start": start.tolist(),
+            "grads": grads.tolist(),
+            "end": tensor.detach().numpy().tolist(),
+        }
+
+
+def _lists(arrays):
+    return {name: np.asarray(array).tolist() for name, array in arrays.items()}
+
+
+def main():
+    versions = {library: importlib.metadata.version(package) for library, package in LIBRARIES.items()}
+    records = [*losses(), *optimizers()]
+    lines = ",\n".join(json.dumps(record) for record in records)
+    FILE.write_text(f'{{"versions": {json.dumps(versions)}, "records": [\n{lines}\n]}}\n', encoding="utf-8")
+    print(f"{len(records)} records of fastloss {fl.__version__}'s losses and optimizers in {FILE.name}")
+
+
+if __name__ == "__main__":
+    main()
