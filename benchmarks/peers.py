@@ -3,7 +3,7 @@
 Every row holds fastloss and a peer timed in turn (see timing.py), with the same memory as inputs and as many threads.
 A time is the median over the rounds, then the best. The ratio is the median over the rounds of the peer's time by fastloss's in
 that round, with its quartiles, then that of the best times; above 1 fastloss is faster. A bar is met by the lower of the two
-ratios, and by the median time: on a busy machine the peers' OpenMP suffers so that the first ratio flatters. The exit status
+ratios, and by the median time: on a busy machine the first flatters whoever waits less for its threads. The exit status
 counts the bars missed. `--only` takes a part of a row's name.
 """
 

@@ -1,12 +1,15 @@
 """Rivals timed against each other on a machine that others use too."""
 
 from dataclasses import dataclass
-from time import perf_counter
+from time import perf_counter, sleep
 from timeit import Timer
 
 import numpy as np
 
 BLOCK = 2e-3
+LEAST_CALLS = 3
+# OpenMP's idle threads spin for a few milliseconds, on the cores that the next rival is to use.
+SETTLE = 15e-3
 
 
 @dataclass
@@ -35,8 +38,8 @@ def alternate(rivals, seconds, least_rounds=5):
     """Time the rivals `{name: call}` in turn, round after round: `{name: Times}`.
 
     What the machine does besides falls on all of them alike, so the ratio within a round means more than any of the times. In a
-    round each rival makes as many calls as fill 2 ms. One call before them is not timed: it takes the caches from the rival
-    before, and some of the time for which that one's idle threads spin. Every other round goes backwards.
+    round each rival makes as many calls as fill 2 ms, and three at least. Before them the rival that went before has time to
+    come to rest, and calls that are not timed take the caches from it. Every other round goes backwards.
     """
     timers = {name: Timer(call) for name, call in rivals.items()}
     numbers = {name: calls_in_a_block(timer) for name, timer in timers.items()}
@@ -45,7 +48,8 @@ def alternate(rivals, seconds, least_rounds=5):
     start = perf_counter()
     while perf_counter() - start < seconds or len(times[order[0]]) < least_rounds:
         for name in order:
-            timers[name].timeit(1)
+            sleep(SETTLE)
+            timers[name].timeit(1 + numbers[name] // 4)
             times[name].append(timers[name].timeit(numbers[name]) / numbers[name])
         order.reverse()
     return {name: Times(np.array(of)) for name, of in times.items()}
@@ -53,7 +57,7 @@ def alternate(rivals, seconds, least_rounds=5):
 
 def calls_in_a_block(timer):
     timer.timeit(3)
-    return max(1, round(BLOCK / min(timer.repeat(5, 1))))
+    return max(LEAST_CALLS, round(BLOCK / min(timer.repeat(5, 1))))
 
 
 def show_time(seconds):

@@ -210,9 +210,9 @@ FUNCTIONS = {
     "atan": Function(np.arctan, TWO),
     "sin": Function(np.sin, TURNS),
     "cos": Function(np.cos, TURNS),
-    "lgamma": _gamma("lgamma", 3, 40, 7.5),
-    "digamma": _gamma("digamma", 2.1, 13, 3.8),
-    "trigamma": _gamma("trigamma", 3, 5),
+    "lgamma": _gamma("lgamma", 3.2, 40, 8),
+    "digamma": _gamma("digamma", 2.5, 17, 4.5),
+    "trigamma": _gamma("trigamma", 3.3, 5.2),
 }
 PRECISIONS = {"f32": np.float32, "f64": np.float64}
 

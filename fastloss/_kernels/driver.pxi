@@ -120,20 +120,14 @@ cdef inline char* advance(const Operand* a, char* data, Py_ssize_t* index, Py_ss
 
 cdef extern from *:
     """
-    #if defined(__GNUC__)
-    #define FASTLOSS_PREFETCH(address) __builtin_prefetch(address, 0, 3)
+    #if defined(__SSE2__)
+    #include <immintrin.h>
+    #define FASTLOSS_FENCE() _mm_sfence()
     #else
-    #define FASTLOSS_PREFETCH(address) ((void)0)
+    #define FASTLOSS_FENCE() ((void)0)
     #endif
     """
-    void FASTLOSS_PREFETCH(const void*) noexcept nogil
-
-
-cdef inline void prefetch(const char* data, Py_ssize_t bytes) noexcept nogil:
-    """Ask for the next tile: the processor's own prefetching stops at each page, and a tile is about one."""
-    cdef Py_ssize_t i
-    for i in range(0, bytes, 64):
-        FASTLOSS_PREFETCH(data + i)
+    void FASTLOSS_FENCE() noexcept nogil
 
 
 cdef inline char* aligned(char* scratch) noexcept nogil:
@@ -167,8 +161,6 @@ cdef void loss_chunk(void* context, Py_ssize_t chunk) noexcept nogil:
             tiles[k] = scratch + k * spacing
             if a.data != NULL and a.direct and (k < job.inputs or not (weighted if is_value else rescale)):
                 tiles[k] = a.data + start * work.itemsize
-                if k < job.inputs and start + n < stop:
-                    prefetch(a.data + (start + n) * work.itemsize, TILE * work.itemsize)
             elif k < job.inputs:
                 gather(a, start, n, <char*>tiles[k], work.itemsize)
         job.kernel(n, tiles, job.uniforms)
@@ -194,6 +186,9 @@ cdef void loss_chunk(void* context, Py_ssize_t chunk) noexcept nogil:
             if a.data != NULL and not a.direct:
                 scatter(a, start, n, target, work.itemsize)
         start += n
+    if job.stream:
+        # A streamed store must be visible before its chunk counts as done.
+        FASTLOSS_FENCE()
     if job.sums:
         job.sums_by_chunk[chunk] = total
 

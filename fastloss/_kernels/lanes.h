@@ -33,13 +33,6 @@ static double sum_f32(const float *tile, ptrdiff_t count) {
     return sum - sum == 0 ? sum : sum_f32_in_double(tile, count);
 }
 
-/* A streamed store must be visible before its chunk counts as done. */
-#if defined(__SSE2__)
-#define FASTLOSS_FENCE() _mm_sfence()
-#else
-#define FASTLOSS_FENCE() ((void)0)
-#endif
-
 /* target = tile * factor past the caches: the line is not read before it is written, which is a quarter of the traffic of a
  * call that reads two arrays and writes one. */
 static void stream_f32(const float *tile, double by, float *target, ptrdiff_t count) {
@@ -54,7 +47,6 @@ static void stream_f32(const float *tile, double by, float *target, ptrdiff_t co
     for (; i + 4 <= count; i += 4) _mm_stream_ps(target + i, _mm_mul_ps(_mm_loadu_ps(tile + i), _mm_set1_ps(factor)));
 #endif
     for (; i < count; i++) target[i] = tile[i] * factor;
-    FASTLOSS_FENCE();
 }
 
 static void stream_f64(const double *tile, double factor, double *target, ptrdiff_t count) {
@@ -68,7 +60,6 @@ static void stream_f64(const double *tile, double factor, double *target, ptrdif
     for (; i + 2 <= count; i += 2) _mm_stream_pd(target + i, _mm_mul_pd(_mm_loadu_pd(tile + i), _mm_set1_pd(factor)));
 #endif
     for (; i < count; i++) target[i] = tile[i] * factor;
-    FASTLOSS_FENCE();
 }
 
 #endif
