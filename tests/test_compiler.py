@@ -41,6 +41,7 @@ from fastloss.formula import (
     where,
     with_derivative,
 )
+from fastloss.formula.contract import contracted
 from fastloss.formula.graph import Graph, walk
 
 mpmath = pytest.importorskip("mpmath")
@@ -241,6 +242,48 @@ def test_simplifications_keep_the_values():
             assert mpmath.almosteq(found, expected, 1e-12, 1e-12), tree  # literals are folded in double
             compared += 1
     assert compared > 300
+
+
+# --- products that meet a sum -----------------------------------------------------------------------------------------------
+
+
+def test_products_that_meet_a_sum_become_one_operation():
+    x, y, z = symbols("x", "y", "z")
+    for node, parts in (
+        (x * y + z, (x, y, z)),
+        (z + x * y, (x, y, z)),
+        (z - x * y, (-x, y, z)),
+        (x * y - z, (x, y, -z)),
+        (x * x + y * z, (y, z, x * x)),
+        (x * x - y * z, (-y, z, x * x)),
+    ):
+        (fused,) = contracted([node])
+        assert fused.op == "fma"
+        assert all(a is b for a, b in zip(fused.args, parts, strict=True)), node
+
+
+def test_what_has_no_product_to_fuse_stays_itself():
+    x, y = symbols("x", "y")
+    uniform = x.graph.node("parameter", 0, "u") * x.graph.node("parameter", 1, "v")
+    for node in (
+        x + y,
+        x * y,
+        uniform + x,
+        exp(x) - y,
+        (primitives.bits(x) + 2) - primitives.bits(y),
+        where(x < y, x, y / (x + 1)),
+    ):
+        assert contracted([node])[0] is node
+    product = x * y
+    assert contracted([product + x], stop=[product])[0].op == "add"  # what is computed beforehand is no product here
+
+
+def test_a_fused_sum_deep_in_a_graph_is_found_by_all_who_use_it():
+    x, y = symbols("x", "y")
+    inner = x * y + 1
+    first, second = contracted([exp(inner), inner / y])
+    assert first.args[0] is second.args[0]
+    assert first.args[0].op == "fma"
 
 
 # --- derivatives ------------------------------------------------------------------------------------------------------------
