@@ -2,7 +2,9 @@
 
 import numpy as np
 
-from fastloss.formula import Label
+from fastloss.formula import Class, Label, PerRow
+
+ROW = 100  # the elements of a row, for losses of rows
 
 
 def draw(domain, shape, rng):
@@ -18,10 +20,24 @@ def draw(domain, shape, rng):
     return 2 * rng.standard_normal(shape, dtype=np.float32)
 
 
-def inputs(loss, shape, dtype="float32", seed=0):
-    """One array for each input of the loss, in its order. All dtypes get the same numbers, but for their rounding."""
+def inputs(loss, size, dtype="float32", seed=0):
+    """One array for each input of the loss, in its order. All dtypes get the same numbers, but for their rounding.
+
+    A loss of rows gets as many elements in rows of 100, and no optional inputs.
+    """
     rng = np.random.default_rng(seed)
-    return [draw(domain, shape, rng).astype(dtype, copy=False) for domain in loss.formula.input_domains.values()]
+    rows = (max(1, size // ROW), min(size, ROW)) if loss.formula.options else None
+    arrays = []
+    for name, domain in loss.formula.input_domains.items():
+        if name in loss.formula.optional:
+            continue
+        if isinstance(domain, Class):
+            arrays.append(rng.integers(0, rows[1], rows[0]))
+        elif isinstance(domain, PerRow):
+            arrays.append(draw(domain.domain, rows[0], rng).astype(dtype, copy=False))
+        else:
+            arrays.append(draw(domain, rows or size, rng).astype(dtype, copy=False))
+    return arrays
 
 
 def outputs(loss, first):

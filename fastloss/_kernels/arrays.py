@@ -124,3 +124,33 @@ def divisor_error(who, divisor, normalizer, first):
     return ValueError(
         f"{who}: {what} must be within {dtype}'s range, and its inverse too, for a {first.dtype} input, got {divisor:g}"
     )
+
+
+def as_shape(who, name, array, first_name, shape):
+    """The array, broadcast to that shape."""
+    try:
+        return np.broadcast_to(array, shape)
+    except ValueError:
+        raise ValueError(f"{who}: {name} must broadcast to {first_name} {shape}, got {array.shape}") from None
+
+
+def class_weights(who, name, array, length, dtype):
+    """A weight for each class, as the kernels want them."""
+    array = as_array(who, name, array)
+    if array.shape != (length,):
+        raise ValueError(f"{who}: {name} must have one number for each of the {length} classes, got shape {array.shape}")
+    low, high = WEIGHTS.ends64 if dtype == np.float64 else WEIGHTS.ends32
+    inside = (array >= low) & (array <= high)
+    if not inside.all():
+        wrong = float(array[~inside][0])
+        within = f" in {np.dtype(dtype)}" if wrong > high and np.isfinite(wrong) else ""
+        raise ValueError(f"{who}: {name} must be {WEIGHTS}{within}, got {wrong:g}")
+    return np.ascontiguousarray(array, dtype)
+
+
+def label_error(who, name, length, array, shape, index):
+    index = tuple(int(i) for i in np.unravel_index(index, shape))
+    value = np.broadcast_to(array, shape)[index]
+    return ValueError(
+        f"{who}: {name} must be a class from 0 to {length - 1}, got {value} at index {index if len(index) != 1 else index[0]}"
+    )

@@ -31,6 +31,7 @@ cdef struct Tilework:
     weigh_function weigh
     outside_function outside
     sum_function sum
+    sum_function largest
 
 cdef struct Operand:
     # An array in the C order of the call's shape, dimensions merged where they are contiguous to each other.

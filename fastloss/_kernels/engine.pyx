@@ -4,7 +4,9 @@
 from cpython.buffer cimport PyBUF_FORMAT, PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from libc.float cimport DBL_MAX, DBL_MIN, FLT_MAX, FLT_MIN
-from libc.string cimport memset
+from libc.math cimport INFINITY
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy, memset
 
 import warnings
 
@@ -87,6 +89,7 @@ cdef void bind_tilework(int precision, str real) except *:
     work.weigh = <weigh_function>address(f"weigh_{real}")
     work.outside = <outside_function>address(f"outside_{real}")
     work.sum = <sum_function>address(f"sum_{real}")
+    work.largest = <sum_function>address(f"largest_{real}")
 
 
 bind_tilework(F32, "f32")
@@ -339,7 +342,10 @@ cdef int ask_for_signals(void* context) noexcept nogil:
 
 cdef int run(fastloss_work work, void* job, Py_ssize_t count, double nanoseconds) except -1:
     """Run all chunks of `count` elements, on threads where that pays."""
-    cdef Py_ssize_t chunks = (count + CHUNK - 1) // CHUNK
+    return run_chunks(work, job, (count + CHUNK - 1) // CHUNK, nanoseconds)
+
+
+cdef int run_chunks(fastloss_work work, void* job, Py_ssize_t chunks, double nanoseconds) except -1:
     cdef int threads = 1
     cdef int stopped
     if chunks == 1:
@@ -584,6 +590,7 @@ cdef object outputs(Job* job, Held* held, Plan plan, str name, object out, objec
 
 
 include "sweep.pxi"
+include "rows.pxi"
 
 
 # --- threads --------------------------------------------------------------------------------------------------------------

@@ -100,6 +100,7 @@ def import_formulas(package):
 
     face = types.ModuleType("fastloss.face")
     face.loss, face.update_rule = decorator(definition.Formula), decorator(definition.UpdateRule)
+    face.row_loss = decorator(definition.RowFormula)
     sys.modules["fastloss.face"] = face
     for folder in ("losses", "optimizers"):
         for file in sorted((package / folder).glob("[!_]*.py")):
@@ -113,7 +114,8 @@ def tiles_text(formulas):
     definition = importlib.import_module("fastloss.formula.definition")
     primitives = importlib.import_module("fastloss.formula.primitives").TABLE
     importlib.import_module("fastloss.vecmath")
-    texts, names, costs = [], [], {}
+    program = importlib.import_module("fastloss.formula.program")
+    texts, names, costs, layouts = [], [], {}, {}
     for function in definition.VECTOR_FUNCTIONS.values():
         for precision in definition.PRECISIONS:
             traced = function.trace(precision)
@@ -127,15 +129,25 @@ def tiles_text(formulas):
             traced = formula.trace(choice)
             texts.append(emit.uniforms_text(traced, formula.source, definition.F64))
             names.append(f"{traced.name}_uniforms")
+            if isinstance(formula, definition.RowFormula):
+                for want in formula.wants:
+                    of_want = program.Program(traced, formula.roles(want))
+                    layouts[f"{traced.name}_{want}"] = of_want.layout()
+                    for precision in definition.PRECISIONS:
+                        for name, text in of_want.kernels(want, precision, formula.source):
+                            texts.append(text)
+                            names.append(name)
+                continue
             for suffix, roles in formula.passes(traced):
                 for precision in definition.PRECISIONS:
                     texts.append(emit.kernel_text(traced, suffix, roles, precision, formula.source, formula.in_place))
                     names.append(f"{traced.name}_{suffix}_{precision.name}")
-                    costs[names[-1]] = emit.cost(traced, roles)
+                    costs[names[-1]] = emit.cost([traced.outputs[role] for role in roles])
     entries = [f'enter(b"{name}", <void*>{name}, {costs.get(name, 0)})' for name in names]
     entries += [f'enter(b"{name}", <void*>{text})' for name, text in tilework()]
     head = HEAD + '\ninclude "tilework.pxi"\n'
-    return "\n\n\n".join([head, *texts]) + "\n" + ADDRESSES.format(count=len(entries)) + "\n".join(entries) + "\n"
+    end = f"\n\n# What the engine is told of the row formulas' programs.\nLAYOUTS = {layouts!r}\n"
+    return "\n\n\n".join([head, *texts]) + "\n" + ADDRESSES.format(count=len(entries)) + "\n".join(entries) + end
 
 
 def tilework():
@@ -149,7 +161,7 @@ def tilework():
         rows += [(f"load_{half}_{real}", f"load_{half}[{c_real}]") for half in ("f16", "bf16")]
         rows += [(f"{work}_{real}", f"{work}[{c_real}]") for work in ("scale", "weigh", "outside")]
         rows += [(f"store_{real}_{real}", f"store[{c_real}]")]
-        rows += [(f"{work}_{real}", f"{work}_{real}") for work in ("sum", "stream")]
+        rows += [(f"{work}_{real}", f"{work}_{real}") for work in ("sum", "largest", "stream")]
     return rows + [(f"store_{half}_f32", f"store_{half}") for half in ("f16", "bf16")]
 
 

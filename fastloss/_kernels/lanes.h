@@ -3,7 +3,9 @@
 #ifndef FASTLOSS_LANES_H
 #define FASTLOSS_LANES_H
 
+#include <math.h>
 #include <stddef.h>
+#include <stdint.h>
 #if defined(__SSE2__)
 #include <immintrin.h>
 #endif
@@ -32,6 +34,29 @@ static double sum_f32(const float *tile, ptrdiff_t count) {
     double sum = sum_f32_in_float(tile, count);
     return sum - sum == 0 ? sum : sum_f32_in_double(tile, count);
 }
+
+/* The maximum, NaN if there is one. */
+#define FASTLOSS_LARGEST(name, real, integer, LANES)                                                                          \
+    static double name(const real *tile, ptrdiff_t count) {                                                                   \
+        real lanes[LANES];                                                                                                    \
+        integer nan = 0;                                                                                                      \
+        ptrdiff_t i = 0;                                                                                                      \
+        for (int k = 0; k < LANES; k++) lanes[k] = -INFINITY;                                                                 \
+        for (; i + LANES <= count; i += LANES)                                                                                \
+            for (int k = 0; k < LANES; k++) {                                                                                 \
+                lanes[k] = tile[i + k] > lanes[k] ? tile[i + k] : lanes[k];                                                   \
+                nan |= tile[i + k] != tile[i + k];                                                                            \
+            }                                                                                                                 \
+        for (; i < count; i++) {                                                                                              \
+            lanes[0] = tile[i] > lanes[0] ? tile[i] : lanes[0];                                                               \
+            nan |= tile[i] != tile[i];                                                                                        \
+        }                                                                                                                     \
+        for (int width = LANES / 2; width; width /= 2)                                                                        \
+            for (int k = 0; k < width; k++) lanes[k] = lanes[k] > lanes[k + width] ? lanes[k] : lanes[k + width];              \
+        return nan ? NAN : lanes[0];                                                                                          \
+    }
+FASTLOSS_LARGEST(largest_f64, double, int64_t, 32)
+FASTLOSS_LARGEST(largest_f32, float, int32_t, 64)
 
 /* target = tile * factor past the caches: the line is not read before it is written, which is a quarter of the traffic of a
  * call that reads two arrays and writes one. */

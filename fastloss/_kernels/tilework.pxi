@@ -28,6 +28,8 @@ cdef extern from "half.h" nogil:
 cdef extern from "lanes.h" nogil:
     double sum_f32(const float*, Py_ssize_t)
     double sum_f64(const double*, Py_ssize_t)
+    double largest_f32(const float*, Py_ssize_t)
+    double largest_f64(const double*, Py_ssize_t)
     void stream_f32(const float*, double, float*, Py_ssize_t)
     void stream_f64(const double*, double, double*, Py_ssize_t)
 

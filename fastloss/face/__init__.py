@@ -6,3 +6,4 @@ stand bare, and only the formula remains (see `_kernels/generate.py`).
 
 from .loss import Loss, loss
 from .optimizer import Optimizer, update_rule
+from .row_loss import RowLoss, row_loss

@@ -5,18 +5,18 @@ from typing import Any
 
 from .._kernels import arrays
 from .._kernels.engine import Plan, evaluate
-from ..formula import Formula
+from ..formula import Formula, Interval
 from ..formula.document import docstring
 
 VALUE, GRAD, HESS = 1, 2, 4
-_MOST_PLANS = 64
+MOST_PLANS = 64
 
 
 class _Documentation:
     """The docstring, of the class or, written from its formula when first read, of a loss."""
 
     def __get__(self, instance, owner):
-        return Loss.documentation if instance is None else docstring(instance.formula, instance)
+        return owner.documentation if instance is None else docstring(instance.formula, instance)
 
 
 class Loss:
@@ -50,9 +50,7 @@ class Loss:
         self.__name__ = self.__qualname__ = formula.name
         self.__module__ = formula.function.__module__
         self._defaults = {name: domain.default for name, domain in formula.parameters.items()}
-        self._domains = tuple(
-            arrays.Domain.of(domain) if domain.is_checked else None for domain in formula.input_domains.values()
-        )
+        self._domains = tuple(map(_checked, formula.input_domains.values()))
         self._plans = {}
 
     def __repr__(self) -> str:
@@ -142,7 +140,7 @@ class Loss:
         except (KeyError, TypeError):  # new, or not hashable
             plan = self._bind(parameters)
         try:
-            if len(self._plans) > _MOST_PLANS:
+            if len(self._plans) > MOST_PLANS:
                 self._plans.clear()
             self._plans[key] = plan
         except TypeError:
@@ -161,6 +159,12 @@ class Loss:
         }
         variant = formula.variant_name(formula.choice(values))
         return Plan(formula.name, variant, formula.inputs, self._domains, formula.differentiable, formula.vector(values))
+
+
+def _checked(domain):
+    """What the engine is to look for in an input, or None."""
+    interval = getattr(domain, "domain", domain)
+    return arrays.Domain.of(interval) if isinstance(interval, Interval) and interval.is_checked else None
 
 
 def loss(**options: Any) -> Callable[[Callable], Loss]:

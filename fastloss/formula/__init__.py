@@ -1,8 +1,8 @@
 """The formula compiler: from a plain Python function to a graph, its derivatives, and the text of its kernels.
 
 `graph` holds the symbols, `primitives` the functions a formula may call, `domains` what its arguments may be, `definition` the
-tracing, `derive` the derivatives, `emit` the text of kernels, `oracle` the value to 50 digits. Nothing here imports anything
-else of fastloss, nor anything beyond the standard library (the oracle: mpmath).
+tracing, `derive` the derivatives (`rows` those of folds over a row), `contract` and `emit` the text of kernels, `oracle` the
+value to 50 digits. Nothing here imports anything else of fastloss, nor anything beyond the standard library (the oracle: mpmath).
 """
 
 from .definition import (
@@ -13,11 +13,12 @@ from .definition import (
     WANTS,
     Formula,
     Precision,
+    RowFormula,
     Traced,
     UpdateRule,
     vector_function,
 )
-from .domains import Each, Flag, Fraction, Interval, Label, NonNegative, Optional, Positive, Real
+from .domains import Class, ClassWeight, Each, Flag, Fraction, Interval, Label, NonNegative, Optional, PerRow, Positive, Real
 from .graph import FormulaError, Symbol
 from .primitives import *
 from .primitives import TABLE, bits, fma, from_bits, to_float

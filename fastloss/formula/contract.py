@@ -8,29 +8,46 @@ around it, one rounding fewer costs nothing of that.
 from .graph import REAL, walk
 
 
-def contracted(outputs, stop=()):
-    """The outputs with every varying `a * b + c` fused; the nodes of `stop` stay as they are."""
+def contracted(outputs, stop=(), apart=()):
+    """The outputs with every varying `a * b + c` fused; the nodes of `stop` stay as they are, and are not looked into.
+
+    Products in `apart` are rounded before they are added to anything.
+    """
     new = {id(node): node for node in stop}
+    whole, apart = set(new), {id(node) for node in apart}
     for node in walk(outputs, stop):
         if id(node) not in new:
             args = [new.get(id(a), a) for a in node.args]
-            sum_of_reals = node.op in ("add", "sub") and node.kind == REAL and not node.uniform
             # An unchanged node is found again: equal expressions are one node.
-            new[id(node)] = _sum(node, *args) if sum_of_reals else node.graph.node(node.op, *args, kind=node.kind)
+            fused = _fused(node, args, whole)
+            new[id(node)] = node.graph.node(node.op, *args, kind=node.kind) if fused is None else fused
+            if id(node) in apart:
+                whole.add(id(new[id(node)]))
     return [new[id(node)] for node in outputs]
 
 
-def _sum(node, left, right):
-    """`node`, the sum or difference of two sides, as `fma` where one of them is a product."""
-    sign = 1 if node.op == "add" else -1
-    if _is_product(right):
+def _fused(node, args, whole):
+    """`node` as `fma`, if it is the sum or difference of a product and something else."""
+    if node.op not in ("add", "sub") or node.kind != REAL or node.uniform:
+        return None
+    left, right = args
+    signed = _negative if node.op == "sub" else _same
+    if _is_product(right, whole):
         a, b = right.args
-        return node.graph.node("fma", a * sign, b, left)
-    if _is_product(left):
+        return node.graph.node("fma", signed(a), b, left)
+    if _is_product(left, whole):
         a, b = left.args
-        return node.graph.node("fma", a, b, right * sign)
-    return node.graph.node(node.op, left, right)
+        return node.graph.node("fma", a, b, signed(right))
+    return None
 
 
-def _is_product(node):
-    return node.op == "mul" and not node.uniform
+def _is_product(node, whole):
+    return node.op == "mul" and not node.uniform and id(node) not in whole
+
+
+def _same(node):
+    return node
+
+
+def _negative(node):
+    return node.graph.literal(-node.args[0]) if node.op == "literal" else node.graph.node("neg", node)

@@ -8,10 +8,12 @@ value and an absent optional parameter are plain Python values there, so the fun
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import ClassVar
 
-from .derive import derivative, guard_nan
-from .domains import Each, Real
-from .graph import FormulaError, Graph, Parameter, Symbol
+from .derive import carries_nan, derivative, guard_nan
+from .domains import Class, ClassWeight, Each, PerRow, Real
+from .graph import INT, ROW, FormulaError, Graph, Parameter, Symbol, select
+from .rows import row_derivatives
 
 # What one pass may return: v(alue), g(radient), h(essian).
 WANTS = ("v", "g", "vg", "gh", "vgh")
@@ -78,6 +80,8 @@ class Formula:
         return domain is None or not domain.is_parameter
 
     in_place = False
+    optional: ClassVar[tuple] = ()  # inputs that may be left out
+    options: ClassVar[dict] = {}  # keywords of a call beside those of all losses, and their defaults
 
     @classmethod
     def define(cls, function, reference="", peers=None, differentiable=(), **domains):
@@ -120,10 +124,10 @@ class Formula:
         flat = (values[n] if i is None else values[n][i] for n, i in self.slots())
         return [float("nan") if v is None else float(v) for v in flat]
 
-    def call_with_symbols(self, choice):
+    def call_with_symbols(self, choice, absent=()):
         """Call the function with symbols; returns the graph, the inputs, the parameters and what the function returned."""
         graph = Graph()
-        arguments = {n: graph.node("input", n) for n in self.inputs}
+        arguments = {n: None if n in absent else self.input_symbol(graph, n) for n in self.inputs}
         leaves = []
         for (name, domain), chosen in zip(self.parameters.items(), choice, strict=True):
             several = isinstance(domain, Each)
@@ -136,8 +140,11 @@ class Formula:
                 arguments[name] = tuple(symbols) if several else symbols[0]
             else:
                 arguments[name] = None if chosen == "none" else chosen
-        inputs = {n: arguments[n] for n in self.inputs}
+        inputs = {n: arguments[n] for n in self.inputs if n not in absent}
         return graph, inputs, leaves, self.function(**arguments)
+
+    def input_symbol(self, graph, name):
+        return graph.node("input", name)
 
     def trace(self, choice):
         graph, inputs, leaves, value = self.call_with_symbols(choice)
@@ -161,6 +168,63 @@ class Formula:
 
     def _each(self, kind):
         return tuple(f"{kind}_{name}" for name in self.differentiable)
+
+
+@dataclass
+class RowFormula(Formula):
+    """A loss of whole rows: `f(*rows, *numbers of the row, *parameters)`, one number made of folds over the rows.
+
+    An input whose domain is `Class` holds the row's label, one whose domain is `PerRow` a number of the row; all others hold rows.
+    Beside `grad_x` and `hess_x`, for every element, stand `label_grad_x` and `label_hess_x`: what the label's element has besides.
+    """
+
+    wants = ("v", "vg", "vgh")  # a gradient needs what the value needs
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.label = next((name for name, domain in self.input_domains.items() if isinstance(domain, Class)), None)
+        self.optional = tuple(name for name, domain in self.input_domains.items() if isinstance(domain, ClassWeight))
+        self.options = {"axis": -1, "ignore_index": -100} if self.label else {"axis": -1}
+        for name in self.differentiable:
+            if isinstance(self.input_domains[name], Class | ClassWeight | PerRow):
+                raise FormulaError(f"{self.name}: {name} must hold rows to be differentiable")
+
+    def input_symbol(self, graph, name):
+        domain = self.input_domains[name]
+        if isinstance(domain, Class):
+            return graph.node("input", name, kind=INT, level=ROW)
+        return graph.node("input", name, level=ROW if isinstance(domain, PerRow) else None)
+
+    def choices(self):
+        """As for every formula, and whether each optional input is there."""
+        there = itertools.product((False, True), repeat=len(self.optional))
+        return ((*choice, *flags) for choice, flags in itertools.product(super().choices(), list(there)))
+
+    def choice(self, values, there=()):
+        return (*super().choice(values), *(name in there for name in self.optional))
+
+    def variant_name(self, choice):
+        count = len(self.parameters)
+        there = [name for name, flag in zip(self.optional, choice[count:], strict=True) if flag]
+        return "__".join([super().variant_name(choice[:count]), *there])
+
+    def trace(self, choice):
+        count = len(self.parameters)
+        absent = [name for name, flag in zip(self.optional, choice[count:], strict=True) if not flag]
+        graph, inputs, leaves, value = self.call_with_symbols(choice[:count], absent)
+        outputs = {"value": value}
+        for name in self.differentiable:
+            first, second = row_derivatives(value, inputs[name], inputs.get(self.label))
+            outputs[f"grad_{name}"], outputs[f"label_grad_{name}"] = first
+            outputs[f"hess_{name}"], outputs[f"label_hess_{name}"] = second
+        sources = [symbol for name, symbol in inputs.items() if name != self.label and name not in self.optional]
+        for role, node in outputs.items():
+            if role.startswith(("grad_", "hess_")) and not all(carries_nan(node, source) for source in sources):
+                outputs[role] = select(value == value, node, value)
+        return Traced(self.variant_name(choice), graph, inputs, leaves, outputs)
+
+    def _each(self, kind):
+        return tuple(f"{prefix}{kind}_{name}" for prefix in ("", "label_") for name in self.differentiable)
 
 
 @dataclass

@@ -1,6 +1,6 @@
 """Derivatives of a graph, as more nodes of the same graph."""
 
-from .graph import combine, select
+from .graph import FOLDS, combine, select
 from .primitives import TABLE
 
 
@@ -16,7 +16,7 @@ def _rule(node, wrt, d):
     literal = node.graph.literal
     if node is wrt:
         return literal(1)
-    if node.uniform or not node.operands:
+    if node.uniform or not node.operands or node.op in FOLDS:
         return literal(0)
     if id(node) in node.graph.slopes:
         x, slope = node.graph.slopes[id(node)]
@@ -59,6 +59,8 @@ def carries_nan(node, source, memo=None):
             memo[id(node)] = True
         elif node.op == "where":
             memo[id(node)] = branches[1] and branches[2]
+        elif node.op in FOLDS:
+            memo[id(node)] = node.op != "pick" and branches[0]
         elif node.op in ("power", "xlogy"):  # power(NaN, 0) is 1, xlogy(0, NaN) is 0
             memo[id(node)] = False
         else:

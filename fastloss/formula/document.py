@@ -3,33 +3,45 @@
 import inspect
 import math
 
-from .domains import Each, Flag, Label, Optional
+from .domains import Class, ClassWeight, Each, Flag, Label, Optional, PerRow
 
 _COMMON = "sample_weight, reduction, normalizer, value_out, check"
+_KEYWORDS = "sample_weight=None, reduction='mean', normalizer=None, value_out=None, check=True"
 
 
 def docstring(formula, loss):
     """The numpydoc text of a loss; `loss` is called for the example's output."""
     inputs, parameters = formula.inputs, formula.parameters
-    signature = ", ".join([*inputs, *(f"{name}={domain.default!r}" for name, domain in parameters.items())])
-    arguments = ", ".join(str(example(formula, name)) for name in inputs)
-    call = f"fl.{formula.name}"
-    values = [example(formula, name) for name in inputs]
+    options = list(formula.options.items())
+    signature = ", ".join(
+        [
+            *(f"{name}=None" if name in formula.optional else name for name in inputs),
+            *(f"{name}={domain.default!r}" for name, domain in parameters.items()),
+            "*",
+            *(f"{name}={default!r}" for name, default in options),
+            _KEYWORDS,
+        ]
+    )
+    values = [example(formula, name) for name in inputs if name not in formula.optional]
+    arguments = ", ".join(map(str, values))
+    call, who = f"fl.{formula.name}", "RowLoss" if options else "Loss"
     lines = [
-        f"{formula.name}({signature}, *, sample_weight=None, reduction='mean', normalizer=None, value_out=None, check=True)",
+        f"{formula.name}({signature})",
         "",
         inspect.cleandoc(formula.doc),
         "",
         *_section("Parameters"),
         *(line for name in inputs for line in _input(formula, name)),
         *(line for name, domain in parameters.items() for line in _parameter(name, domain)),
-        f"{_COMMON}",
-        "    As for every loss: see `fastloss.Loss`.",
+        ", ".join([*(name for name, _ in options), _COMMON]),
+        f"    As for every loss: see `fastloss.{who}`.",
         "",
         *_section("Returns"),
         "float",
-        "    The reduced loss; under ``reduction='none'`` an array of the elements' losses. `value_and_grad`, `value_grad_hess`,",
-        f"    `grad_and_hess` and `grad` of this object also give the derivatives with respect to {' and '.join(formula.differentiable)}.",
+        f"    The reduced loss; under ``reduction='none'`` an array of the {'rows' if options else 'elements'}' losses. "
+        "`value_and_grad`, `value_grad_hess`,",
+        f"    `grad_and_hess` and `grad` of this object also give the derivatives with respect to "
+        f"{' and '.join(formula.differentiable)}.",
         "",
         *_section("Raises"),
         "ValueError",
@@ -82,6 +94,8 @@ def row(formula):
 def example(formula, name):
     """Two values that an input may hold."""
     domain = formula.input_domains[name]
+    if formula.options:
+        return _example_of_rows(formula, name, domain)
     if isinstance(domain, Label):
         return [1, 0]
     if math.isfinite(domain.low) and math.isfinite(domain.high):
@@ -89,6 +103,22 @@ def example(formula, name):
     if math.isfinite(domain.low):
         return [0.5, 2.0] if name == formula.inputs[0] else [1.0, 3.0]
     return [0.5, 2.0] if name == formula.inputs[0] else [1.0, -1.0]
+
+
+def _example_of_rows(formula, name, domain):
+    """Two rows of three, or what goes with them."""
+    if isinstance(domain, Class):
+        return [2, 0]
+    if isinstance(domain, ClassWeight):
+        return [1.0, 2.0, 0.5]
+    if isinstance(domain, PerRow):
+        return [1, 0]
+    k = formula.inputs.index(name)
+    if math.isfinite(domain.low) and math.isfinite(domain.high):
+        return [[[0.5, 0.25, 0.25], [0.125, 0.75, 0.125]], [[0.25, 0.25, 0.5], [0.5, 0.25, 0.25]]][k % 2]
+    return [[[0.5, 2.0, -1.0], [1.0, 0.0, 3.0]], [[1.0, -1.0, 0.5], [0.0, 2.0, 1.0]], [[0.0, 1.0, 1.0], [2.0, 0.5, -1.0]]][
+        k % 3
+    ]
 
 
 def stub(formulas):
@@ -103,8 +133,10 @@ from typing import Any, Literal, overload
 
 from numpy.typing import ArrayLike, NDArray
 
-from ..face import Loss
+from ..face import Loss, RowLoss
 
+ROWS: list[str]
+POINTWISE: list[str]
 FAMILIES: dict[str, dict[str, Loss]]
 
 """
@@ -114,13 +146,16 @@ def _stub_class(formula):
     several = len(formula.differentiable) > 1
     array = "NDArray[Any]"
     each = f"tuple[{', '.join([array] * len(formula.differentiable))}]" if several else array
-    inputs = ", ".join(f"{name}: ArrayLike" for name in formula.inputs)
+    inputs = ", ".join(
+        f"{name}: ArrayLike | None = ..." if name in formula.optional else f"{name}: ArrayLike" for name in formula.inputs
+    )
     own = "".join(f", {name}: {_stub_type(domain)} = ..." for name, domain in formula.parameters.items())
     head = f"self, {inputs}, *, sample_weight: ArrayLike | None = ..."
     tail = "normalizer: float | Literal['samples'] | None = ..."
     outs = {"value": f"value_out: {array} | None = ...", "grad": f"grad_out: {each} | None = ..."}
     outs["hess"] = f"hess_out: {each} | None = ..."
-    lines = [f"class _{formula.name}(Loss):"]
+    own += "".join(f", {name}: int = ..." for name in formula.options)
+    lines = [f"class _{formula.name}({'RowLoss' if formula.options else 'Loss'}):"]
     for method, results in {
         "__call__": ("value",),
         "value_and_grad": ("value", "grad"),
@@ -158,11 +193,22 @@ def _section(title):
 
 def _input(formula, name):
     domain = formula.input_domains[name]
+    if isinstance(domain, Class):
+        yield f"{name} : array_like of integers"
+        yield "    The class of each row, from 0 to the rows' length less one; those of `ignore_index` are left out."
+        return
+    if isinstance(domain, ClassWeight):
+        yield f"{name} : array_like, optional"
+        yield "    A weight for each class, finite and not negative. A mean divides by the weights of the rows' classes."
+        return
     what = "" if str(domain) == "a real number" else f" {str(domain)[0].upper()}{str(domain)[1:]}."
     if name in formula.differentiable:
         yield f"{name} : array_like of float16, bfloat16, float32 or float64"
     else:
         yield f"{name} : array_like of real numbers"
+    if isinstance(domain, PerRow):
+        yield f"    One for each row.{what}"
+        return
     place = (
         "Any shape; its dtype is that of the results." if name == formula.inputs[0] else f"Broadcast to `{formula.inputs[0]}`."
     )

@@ -87,9 +87,9 @@ def NonNegative(default=None, special=()):
     return Interval(0.0, math.inf, default, open_high=True, special=special)
 
 
-def Fraction(default=None, open_low=False, open_high=False, checked=True):
+def Fraction(default=None, open_low=False, open_high=False, special=(), checked=True):
     """A number from zero to one."""
-    return Interval(0.0, 1.0, default, open_low, open_high, checked=checked)
+    return Interval(0.0, 1.0, default, open_low, open_high, special, checked)
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,44 @@ class Label:
 
     def __str__(self):
         return "a label, positive class > 0 (so -1/+1 and 0/1 mean the same)"
+
+
+@dataclass(frozen=True)
+class Class:
+    """The class of a row: which of its elements the label names."""
+
+    is_parameter = False
+    is_checked = True
+
+    def __str__(self):
+        return "a class, from 0 to the row's length less one"
+
+
+@dataclass(frozen=True)
+class ClassWeight:
+    """An input that may be left out: a weight for each class, the same for all rows."""
+
+    is_parameter = False
+    is_checked = False
+
+    def __str__(self):
+        return "None or a weight for each class, finite and not negative"
+
+
+@dataclass(frozen=True)
+class PerRow:
+    """An input that holds one number for a whole row."""
+
+    domain: Interval | Label
+
+    is_parameter = False
+
+    @property
+    def is_checked(self):
+        return self.domain.is_checked
+
+    def __str__(self):
+        return f"{self.domain}, one for each row"
 
 
 @dataclass(frozen=True)

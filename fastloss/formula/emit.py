@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from .contract import contracted
-from .graph import BOOL, COMPARISONS, INT, walk
+from .graph import BOOL, COMPARISONS, ELEMENT, INT, walk
 from .primitives import TABLE
 
 _INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/", "and": "&", "or": "|", "shl": "<<", "shr": ">>"}
@@ -121,9 +121,9 @@ def _uniform_names(nodes):
     return {node: node.args[1] if node.op == "parameter" else f"u{i}" for i, node in enumerate(nodes)}
 
 
-def cost(traced, roles):
-    """What a pass costs per element, in additions."""
-    varying = [node for node in walk([traced.outputs[role] for role in roles]) if not node.uniform]
+def cost(outputs):
+    """What computing these nodes costs per element, in additions."""
+    varying = [node for node in walk(outputs) if node.level == ELEMENT]
     return sum(TABLE[node.op].cost if node.op in TABLE else 8 if node.op == "div" else 1 for node in varying)
 
 
@@ -131,6 +131,8 @@ def uniforms_text(traced, source, precision):
     """The function that computes a variant's uniforms from its hyperparameters, in double."""
     nodes = uniforms(traced, list(traced.outputs.values()))
     names = {p: f"parameters[{p.args[0]}]" for p in traced.parameters}
+    # The row's length stands behind the hyperparameters.
+    names |= {n: f"parameters[{len(traced.parameters)}]" for n in walk(nodes) if n.op == "length"}
     body = Body(nodes, names, Cython(precision))
     lines = [
         f"# {source}",
@@ -145,24 +147,41 @@ def uniforms_text(traced, source, precision):
 def kernel_text(traced, suffix, roles, precision, source, in_place=False):
     """The tile kernel that computes these outputs of a variant."""
     nodes = uniforms(traced, list(traced.outputs.values()))
-    names = _uniform_names(nodes)
-    outputs = contracted([traced.outputs[role] for role in roles], stop=nodes)
-    arrays = list(traced.inputs) if in_place else [*traced.inputs, *roles]
-    elements = {symbol: f"{name}[i]" for name, symbol in traced.inputs.items()}
-    needed = {id(n) for n in walk(outputs, stop=names)}
+    return loop_text(
+        f"{traced.name}_{suffix}_{precision.name}",
+        traced.inputs,
+        {role: traced.outputs[role] for role in roles},
+        nodes,
+        precision,
+        source,
+        in_place=in_place,
+    )
+
+
+def loop_text(name, inputs, outputs, uniforms, precision, source, numbers=(), in_place=False, apart=()):
+    """A tile kernel: `outputs` by name from `inputs` by name; those in `numbers` hold one number for the whole tile."""
+    uniform_names = _uniform_names(uniforms)
+    leaves = {symbol: n if n in numbers else f"{n}[i]" for n, symbol in inputs.items()}
+    arrays = dict.fromkeys([*inputs, *outputs])
+    nodes = contracted(outputs.values(), [*uniforms, *leaves], apart)
+    needed = {id(n) for n in walk(nodes, stop=[*uniforms, *leaves])}
     # In place, an output's element may be another output's input: all are computed before any is written.
-    body = Body(outputs, names | elements, Cython(precision), name_outputs=in_place)
+    body = Body(nodes, uniform_names | leaves, Cython(precision), name_outputs=in_place)
     real = precision.c_name
+    tiles = {
+        n: f"cdef {real} {n} = arrays[{k}][0]" if n in numbers else f"cdef {real}_tile {n} = arrays[{k}]"
+        for k, n in enumerate(arrays)
+    }
     lines = [
         f"# {source}",
-        f"cdef void {traced.name}_{suffix}_{precision.name}(Py_ssize_t count, {real}** arrays, const double* uniforms) noexcept nogil:",
-        *(f"    cdef {real}_tile {name} = arrays[{k}]" for k, name in enumerate(arrays)),
-        *(f"    cdef {real} {names[n]} = <{real}>uniforms[{k}]" for k, n in enumerate(nodes) if id(n) in needed),
+        f"cdef void {name}(Py_ssize_t count, {real}** arrays, const double* uniforms) noexcept nogil:",
+        *(f"    {tile}" for tile in tiles.values()),
+        *(f"    cdef {real} {uniform_names[n]} = <{real}>uniforms[{k}]" for k, n in enumerate(uniforms) if id(n) in needed),
         "    cdef Py_ssize_t i",
         *_declarations(body),
         "    for i in range(count):",
         *(f"        {statement}" for statement in body.statements),
-        *(f"        {role}[i] = {body.text(node)}" for role, node in zip(roles, outputs, strict=True)),
+        *(f"        {output}[i] = {body.text(node)}" for output, node in zip(outputs, nodes, strict=True)),
     ]
     return "\n".join(lines)
 

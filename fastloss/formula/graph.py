@@ -7,6 +7,10 @@ subexpression is computed once however often the formula or its derivatives ment
 import math
 
 REAL, INT, BOOL = "real", "int", "bool"
+# Where a node's value varies: not within a call, from row to row, from element to element.
+CALL, ROW, ELEMENT = range(3)
+# What makes one number of a row's elements; to derivatives each is a symbol of its own (see rows.py).
+FOLDS = {"total", "largest", "shift", "pick"}
 
 COMPARISONS = {"<": "lt", "<=": "le", ">": "gt", ">=": "ge", "==": "eq", "!=": "ne"}
 
@@ -26,11 +30,11 @@ class Graph:
         self.slopes = {}  # what `with_derivative` declares: id(node) -> (x, slope)
         self.reassociate = reassociate
 
-    def node(self, op, *args, kind=REAL):
+    def node(self, op, *args, kind=REAL, level=None):
         # Keyed by identity: `==` between symbols builds a comparison.
         key = (op, kind, *(id(a) if isinstance(a, Symbol) else (type(a), repr(a)) for a in args))
         if key not in self._nodes:
-            self._nodes[key] = Symbol(self, op, args, kind)
+            self._nodes[key] = Symbol(self, op, args, kind, level)
         return self._nodes[key]
 
     def literal(self, value):
@@ -47,15 +51,16 @@ class Graph:
 
 
 class Symbol:
-    """One node: an operation, its arguments, and the kind of its result."""
+    """One node: an operation, its arguments, the kind of its result, and where that varies."""
 
-    __slots__ = ("args", "graph", "kind", "op", "uniform")
+    __slots__ = ("args", "graph", "kind", "level", "op")
     __hash__ = object.__hash__
 
-    def __init__(self, graph, op, args, kind):
+    def __init__(self, graph, op, args, kind, level=None):
         self.graph, self.op, self.args, self.kind = graph, op, args, kind
-        # Uniform: the same for all elements, so computed once per call, in double.
-        self.uniform = op != "input" and all(a.uniform for a in args if isinstance(a, Symbol))
+        if level is None:
+            level = ELEMENT if op == "input" else max((a.level for a in self.operands), default=CALL)
+        self.level = level
 
     def __repr__(self):
         return f"{self.op}({', '.join(map(repr, self.args))})"
@@ -68,6 +73,11 @@ class Symbol:
 
     def __float__(self):
         raise FormulaError("a symbol has no value while the formula is traced; use the functions of fastloss.math")
+
+    @property
+    def uniform(self):
+        """The same for all elements, so computed once per call, in double."""
+        return self.level == CALL
 
     @property
     def operands(self):

@@ -5,7 +5,7 @@ It knows no overflow and no rounding to speak of, so it says what the kernels sh
 
 import operator
 
-from .graph import COMPARISONS
+from .graph import COMPARISONS, ELEMENT, FOLDS, INT
 from .primitives import TABLE
 
 DIGITS = 50
@@ -17,50 +17,82 @@ _OPERATORS |= {"and": operator.and_, "or": operator.or_}
 
 
 def evaluate(traced, inputs, parameters):
-    """Every output of a variant, {role: mpf}, for inputs by name and hyperparameters as the parameter vector holds them."""
+    """Every output of a variant, {role: mpf}, for inputs by name and hyperparameters as the parameter vector holds them.
+
+    A row formula's inputs are lists, and so are its outputs, where they hold rows.
+    """
     import mpmath
 
     with mpmath.workdps(DIGITS):
-        return {role: _value(traced, node, inputs, parameters) for role, node in traced.outputs.items()}
+        at = Point(traced, inputs, parameters)
+        return {role: at.every(node) for role, node in traced.outputs.items()}
 
 
 def differentiate(traced, inputs, parameters):
-    """Numerical first and second derivatives of a variant's value: {"grad_pred": mpf, "hess_pred": mpf, ...}."""
+    """Numerical first and second derivatives of a variant's value: {"grad_pred": mpf, "hess_pred": mpf, ...}, lists for rows."""
     import mpmath
 
     found = {}
     names = [role.removeprefix("grad_") for role in traced.outputs if role.startswith("grad_")]
     with mpmath.workdps(4 * DIGITS):  # a small curvature is the difference of large values
         for name in names:
+            row = inputs[name]
 
-            def along(x, name=name):
-                return _value(traced, traced.outputs["value"], inputs | {name: x}, parameters)
+            def along(x, name=name, row=row, j=None):
+                moved = x if j is None else [*row[:j], x, *row[j + 1 :]]
+                return Point(traced, inputs | {name: moved}, parameters).value(traced.outputs["value"], 0)
 
-            point = mpmath.mpf(inputs[name])
-            found[f"grad_{name}"] = mpmath.diff(along, point)
-            found[f"hess_{name}"] = mpmath.diff(along, point, 2)
+            for role, order in ((f"grad_{name}", 1), (f"hess_{name}", 2)):
+                if isinstance(row, list):
+                    found[role] = [
+                        mpmath.diff(lambda x, j=j: along(x, j=j), mpmath.mpf(row[j]), order) for j in range(len(row))
+                    ]
+                else:
+                    found[role] = mpmath.diff(along, mpmath.mpf(row), order)
     return found
 
 
-def _value(traced, node, inputs, parameters):
-    """One node's value, at mpmath's present precision."""
-    import mpmath as mp
+class Point:
+    """The values of nodes for given inputs, at mpmath's present precision."""
 
-    known = {id(symbol): mp.mpf(inputs[name]) for name, symbol in traced.inputs.items()}
-    known |= {id(symbol): mp.mpf(value) for symbol, value in zip(traced.parameters, parameters, strict=True)}
+    def __init__(self, traced, inputs, parameters):
+        import mpmath
 
-    def value(node):
-        if id(node) not in known:
-            known[id(node)] = compute(node)
-        return known[id(node)]
+        self.mp = mpmath
+        self.rows = {id(traced.inputs[name]): row for name, row in inputs.items() if isinstance(row, list)}
+        self.length = next(map(len, self.rows.values()), 1)
+        self.known = {id(symbol): mpmath.mpf(value) for symbol, value in zip(traced.parameters, parameters, strict=True)}
+        for name, symbol in traced.inputs.items():
+            if id(symbol) not in self.rows:
+                self.known[id(symbol)] = inputs[name] if symbol.kind == INT else mpmath.mpf(inputs[name])
 
-    def compute(node):
+    def every(self, node):
+        """A number, or a list of them where the node varies along a row."""
+        if self.rows and node.level == ELEMENT:
+            return [self.value(node, j) for j in range(self.length)]
+        return self.value(node, 0)
+
+    def value(self, node, j):
+        """The node's value at the row's element j."""
+        key = (id(node), j) if self.rows and node.level == ELEMENT else id(node)
+        if key not in self.known:
+            self.known[key] = self.compute(node, j)
+        return self.known[key]
+
+    def compute(self, node, j):
+        mp = self.mp
         if node.op == "literal":
             return node.args[0] if node.kind == "bool" else mp.mpf(node.args[0])
+        if id(node) in self.rows:
+            return mp.mpf(self.rows[id(node)][j])
+        if node.op == "length":
+            return mp.mpf(self.length)
+        if node.op in FOLDS:
+            return self.fold(node)
         if node.op == "where":  # the branch not taken need not have a value
             condition, a, b = node.args
-            return value(a if value(condition) else b)
-        arguments = [value(a) for a in node.args]
+            return self.value(a if self.value(condition, j) else b, j)
+        arguments = [self.value(a, j) for a in node.args]
         if any(isinstance(a, mp.mpf) and mp.isnan(a) for a in arguments) and node.kind == "real":
             return mp.nan
         if node.op == "div":
@@ -70,7 +102,13 @@ def _value(traced, node, inputs, parameters):
         result = TABLE[node.op].exact(mp, *arguments)
         return result if isinstance(result, mp.mpf) else mp.nan  # a complex number is outside the domain
 
-    return value(node)
+    def fold(self, node):
+        if node.op == "pick":
+            return self.value(node.args[0], self.value(node.args[1], 0))
+        elements = [self.value(node.args[0], j) for j in range(self.length)]
+        if any(map(self.mp.isnan, elements)):
+            return self.mp.nan
+        return self.mp.fsum(elements) if node.op == "total" else max(elements)
 
 
 def _quotient(mp, a, b):

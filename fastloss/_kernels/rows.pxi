@@ -1,0 +1,793 @@
+# Row formulas: whole rows at a time, along each or across many. What their kernels compute is the programs' business
+# (fastloss/formula/program.py); this file feeds them rows, numbers of the row and places for results, and adds at the labels.
+
+cdef enum:
+    MAX_STAGES = 8
+    MAX_FOLDS = 24
+    MAX_LOOP_ARRAYS = 64
+    MAX_ROWS = 40
+    MAX_NUMBERS = 64
+    MAX_OUTPUTS = 8
+    # How a layout counts arrays: see `Program.layout`.
+    NUMBERS_FROM = 100
+    OUTPUTS_FROM = 200
+    # Shorter rows go side by side.
+    LONG_ROW = 64
+    # Elements that a group of rows side by side holds of one input: they stay in the L1 and L2 cache.
+    GROUP = 8192
+    MOST_SIDE_BY_SIDE = 1024
+
+cdef struct Loop:
+    kernel_function kernel
+    int count
+    short[MAX_LOOP_ARRAYS] arrays
+
+cdef struct Fold:
+    bint is_sum
+    short number
+    short row
+
+cdef struct RowProgram:
+    int stages
+    Loop[MAX_STAGES] steps
+    Loop[MAX_STAGES] along
+    Loop[MAX_STAGES] across
+    int[MAX_STAGES] folds_of
+    Fold[MAX_STAGES][MAX_FOLDS] folds
+    int rows
+    bint[MAX_ROWS] kept
+    int numbers
+    int picks
+    short[MAX_LOOP_ARRAYS] pick_number
+    short[MAX_LOOP_ARRAYS] pick_row
+    int outputs
+    # For each output, the number that its label's element has besides, or -1; the value's number.
+    short[MAX_OUTPUTS] at_label
+    short value
+
+cdef struct RowOperand:
+    # One array: where its rows are, and how far apart the elements of a row.
+    Operand rows
+    Py_ssize_t stride
+    # A row's elements lie as the kernels want them; rows lie so, side by side.
+    bint along
+    bint across
+
+cdef struct RowJob:
+    const RowProgram* program
+    const double* uniforms
+    const Tilework* work
+    Py_ssize_t count
+    Py_ssize_t length
+    Py_ssize_t group
+    bint side_by_side
+    int inputs
+    RowOperand[MAX_ROWS] rows
+    # Inputs that are numbers of the row come first among the numbers.
+    int given
+    Operand[MAX_NUMBERS] numbers
+    int outputs_laid
+    RowOperand[MAX_OUTPUTS] outputs
+    Operand value
+    Operand labels
+    Operand weights
+    const char* class_weight
+    Py_ssize_t ignore_index
+    bint labels_are_known
+    double factor
+    bint sums
+    bint stream
+    double* sums_by_chunk
+    Py_ssize_t* found_by_chunk
+    bint* out_of_memory
+
+
+cdef inline char* place(const Operand* a, Py_ssize_t row) noexcept nogil:
+    cdef Py_ssize_t[MAX_DIMS] index
+    return a.data + row * a.strides[0] if a.dims == 1 else locate(a, row, index)
+
+
+cdef inline double as_double(const Tilework* work, const void* number) noexcept nogil:
+    return (<const double*>number)[0] if work.itemsize == 8 else <double>(<const float*>number)[0]
+
+
+cdef inline void put(const Tilework* work, void* number, double value) noexcept nogil:
+    if work.itemsize == 8:
+        (<double*>number)[0] = value
+    else:
+        (<float*>number)[0] = <float>value
+
+
+cdef inline void add_to(const Tilework* work, void* element, const void* number) noexcept nogil:
+    if work.itemsize == 8:
+        (<double*>element)[0] += (<const double*>number)[0]
+    else:
+        (<float*>element)[0] += (<const float*>number)[0]
+
+
+ctypedef fused number:
+    float
+    double
+
+
+cdef inline void fill(number* tile, double value, Py_ssize_t count) noexcept nogil:
+    cdef Py_ssize_t r
+    for r in range(count):
+        tile[r] = <number>value
+
+
+cdef inline void fill_with(number* tile, const double* values, double factor, Py_ssize_t count) noexcept nogil:
+    cdef Py_ssize_t r
+    for r in range(count):
+        tile[r] = <number>(values[r] * factor)
+
+
+cdef inline void pick_from(number* tile, const char* rows, Py_ssize_t step, const Py_ssize_t* labels, Py_ssize_t count) noexcept nogil:
+    """The labels' elements of rows side by side."""
+    cdef Py_ssize_t r
+    for r in range(count):
+        tile[r] = (<const number*>(rows + labels[r] * step))[r]
+
+
+cdef inline void add_at(char* rows, const number* tile, Py_ssize_t step, const Py_ssize_t* labels, Py_ssize_t count) noexcept nogil:
+    cdef Py_ssize_t r
+    for r in range(count):
+        (<number*>(rows + labels[r] * step))[r] += tile[r]
+
+
+cdef void row_weights(const RowJob* job, Py_ssize_t start, Py_ssize_t count, Py_ssize_t* labels, double* weights) noexcept nogil:
+    """The rows' labels and own weights; an ignored row has weight 0 and label 0.
+
+    After the scan (`labels_are_known`) a label outside, which only another thread can have written since, becomes 0 too.
+    """
+    cdef double[MOST_SIDE_BY_SIDE] tile
+    cdef Py_ssize_t k, label
+    cdef bint counts
+    if job.weights.data != NULL:
+        gather(&job.weights, start, count, <char*>weights, 8)
+    else:
+        for k in range(count):
+            weights[k] = 1
+    if job.labels.data == NULL:
+        memset(labels, 0, count * sizeof(Py_ssize_t))
+        return
+    gather(&job.labels, start, count, <char*>tile, 8)
+    for k in range(count):
+        label = <Py_ssize_t>tile[k]
+        counts = label != job.ignore_index
+        labels[k] = label * (counts & (0 <= label < job.length or not job.labels_are_known))
+        weights[k] = weights[k] * counts
+
+
+cdef void scan_rows(void* context, Py_ssize_t chunk) noexcept nogil:
+    """Look at a chunk's labels, and add up what its rows count in a mean: their weights, by their classes'."""
+    cdef const RowJob* job = <const RowJob*>context
+    cdef Py_ssize_t[MOST_SIDE_BY_SIDE] labels
+    cdef double[MOST_SIDE_BY_SIDE] weights
+    cdef Py_ssize_t start = chunk * MOST_SIDE_BY_SIDE
+    cdef Py_ssize_t n = min(<Py_ssize_t>MOST_SIDE_BY_SIDE, job.count - start)
+    cdef Py_ssize_t k
+    cdef bint outside = False
+    cdef double total = 0
+    row_weights(job, start, n, labels, weights)
+    for k in range(n):
+        outside |= (labels[k] < 0) | (labels[k] >= job.length)
+    job.found_by_chunk[chunk] = -1
+    if outside:
+        for k in range(n):
+            if labels[k] < 0 or labels[k] >= job.length:
+                job.found_by_chunk[chunk] = start + k
+                return
+    for k in range(n):
+        if job.class_weight != NULL:
+            weights[k] *= as_double(job.work, job.class_weight + labels[k] * job.work.itemsize)
+        total += weights[k]
+    job.sums_by_chunk[chunk] = total
+
+
+cdef inline void arrange(const Loop* loop, void** tiles, char** rows, Py_ssize_t offset, char* numbers, Py_ssize_t spacing, char** outputs) noexcept nogil:
+    """The arrays of a kernel, in its order."""
+    cdef int k, code
+    for k in range(loop.count):
+        code = loop.arrays[k]
+        if code >= OUTPUTS_FROM:
+            tiles[k] = outputs[code - OUTPUTS_FROM]
+        elif code >= NUMBERS_FROM:
+            tiles[k] = numbers + (code - NUMBERS_FROM) * spacing
+        else:
+            tiles[k] = rows[code] + offset
+
+
+cdef void along_chunk(void* context, Py_ssize_t chunk) noexcept nogil:
+    """A group of rows, one after the other: each goes through its passes in tiles."""
+    cdef const RowJob* job = <const RowJob*>context
+    cdef const RowProgram* program = job.program
+    cdef const Tilework* work = job.work
+    cdef Py_ssize_t itemsize = work.itemsize
+    cdef Py_ssize_t length = job.length
+    cdef Py_ssize_t whole = (length * itemsize + 127) // 64 * 64
+    cdef Py_ssize_t first = chunk * job.group
+    cdef Py_ssize_t last = min(first + job.group, job.count)
+    cdef Py_ssize_t[MOST_SIDE_BY_SIDE] labels
+    cdef double[MOST_SIDE_BY_SIDE] weights
+    cdef char[(MAX_OUTPUTS + 2) * TILE_BYTES + 64] memory
+    cdef char* tile = aligned(memory)
+    cdef double[MAX_NUMBERS] numbers_memory
+    cdef char* numbers = <char*>numbers_memory
+    cdef char* values = tile + MAX_OUTPUTS * TILE_BYTES
+    cdef char* scratch
+    cdef char* rows[MAX_ROWS]
+    cdef char* buffers[MAX_ROWS]
+    cdef char* outputs[MAX_OUTPUTS]
+    cdef void* tiles[MAX_LOOP_ARRAYS]
+    cdef double[MAX_FOLDS] folded
+    cdef const Loop* loop
+    cdef const Fold* fold
+    cdef const RowOperand* target
+    cdef Py_ssize_t size = 0
+    cdef Py_ssize_t row, t, start, n, label
+    cdef int k, f
+    cdef double part
+    cdef char* out
+    for k in range(program.rows):
+        if k >= job.inputs or not job.rows[k].along:
+            size += whole if k < job.inputs or program.kept[k] else TILE_BYTES
+    scratch = <char*>malloc(size + 64)
+    if scratch == NULL:
+        job.out_of_memory[0] = True
+        return
+    size = 0
+    for k in range(program.rows):
+        buffers[k] = aligned(scratch) + size
+        if k >= job.inputs or not job.rows[k].along:
+            size += whole if k < job.inputs or program.kept[k] else TILE_BYTES
+    row_weights(job, first, last - first, labels, weights)
+    for k in range(program.outputs):
+        outputs[k] = tile + k * TILE_BYTES
+    for row in range(first, last):
+        label = labels[row - first]
+        if weights[row - first] == 0:
+            put(work, values + (row - first) * itemsize, 0)
+            for k in range(program.outputs):
+                memset(outputs[k], 0, min(<Py_ssize_t>TILE, length) * itemsize)
+                target = &job.outputs[k]
+                out = place(&target.rows, row)
+                for t in range((length + TILE - 1) // TILE):
+                    start = t * TILE
+                    n = min(<Py_ssize_t>TILE, length - start)
+                    target.rows.store(outputs[k], out + start * target.stride, target.stride, n)
+            continue
+        for k in range(job.inputs):
+            rows[k] = place(&job.rows[k].rows, row)
+            if not job.rows[k].along:
+                job.rows[k].rows.load(rows[k], job.rows[k].stride, buffers[k], length)
+                rows[k] = buffers[k]
+        for k in range(job.inputs, program.rows):
+            rows[k] = buffers[k]
+        for k in range(job.given):
+            job.numbers[k].load(place(&job.numbers[k], row), 0, numbers + k * itemsize, 1)
+        for k in range(program.picks):
+            memcpy(numbers + program.pick_number[k] * itemsize, rows[program.pick_row[k]] + label * itemsize, itemsize)
+        for k in range(program.stages):
+            loop = &program.steps[k]
+            if loop.count:
+                arrange(loop, tiles, rows, 0, numbers, itemsize, outputs)
+                loop.kernel(1, tiles, job.uniforms)
+            loop = &program.along[k]
+            for f in range(program.folds_of[k]):
+                folded[f] = 0 if program.folds[k][f].is_sum else -INFINITY
+            for t in range((length + TILE - 1) // TILE):
+                start = t * TILE
+                n = min(<Py_ssize_t>TILE, length - start)
+                if loop.count:
+                    arrange_along(program, loop, tiles, rows, start * itemsize, numbers, itemsize, outputs, job.inputs)
+                    loop.kernel(n, tiles, job.uniforms)
+                for f in range(program.folds_of[k]):
+                    fold = &program.folds[k][f]
+                    out = rows[fold.row]
+                    if fold.row < job.inputs or program.kept[fold.row]:
+                        out += start * itemsize
+                    if fold.is_sum:
+                        folded[f] += work.sum(out, n)
+                    else:
+                        part = work.largest(out, n)
+                        if part > folded[f] or part != part:
+                            folded[f] = part
+                if k == program.stages - 1:
+                    for f in range(program.outputs):
+                        target = &job.outputs[f]
+                        if program.at_label[f] >= 0 and start <= label < start + n:
+                            add_to(work, outputs[f] + (label - start) * itemsize, numbers + program.at_label[f] * itemsize)
+                        out = place(&target.rows, row) + start * target.stride
+                        if target.along:
+                            if job.stream:
+                                work.stream(outputs[f], job.factor * weights[row - first], out, n)
+                            else:
+                                work.scale(outputs[f], job.factor * weights[row - first], out, n)
+                        else:
+                            work.scale(outputs[f], job.factor * weights[row - first], outputs[f], n)
+                            target.rows.store(outputs[f], out, target.stride, n)
+            for f in range(program.folds_of[k]):
+                put(work, numbers + program.folds[k][f].number * itemsize, folded[f])
+        put(work, values + (row - first) * itemsize, as_double(work, numbers + program.value * itemsize) * weights[row - first])
+    if job.stream:
+        FASTLOSS_FENCE()
+    free(scratch)
+    finish_values(job, chunk, first, last - first, values)
+
+
+cdef inline void arrange_along(const RowProgram* program, const Loop* loop, void** tiles, char** rows, Py_ssize_t offset, char* numbers, Py_ssize_t itemsize, char** outputs, int inputs) noexcept nogil:
+    """As `arrange`, at a place within the row; elements that no later pass reads have one tile."""
+    cdef int k, code
+    arrange(loop, tiles, rows, offset, numbers, itemsize, outputs)
+    for k in range(loop.count):
+        code = loop.arrays[k]
+        if inputs <= code < NUMBERS_FROM and not program.kept[code]:
+            tiles[k] = rows[code]
+
+
+cdef void finish_values(const RowJob* job, Py_ssize_t chunk, Py_ssize_t first, Py_ssize_t count, char* values) noexcept nogil:
+    cdef Py_ssize_t t, start
+    cdef double total = 0
+    if job.sums:
+        for t in range((count + TILE - 1) // TILE):
+            start = t * TILE
+            total += job.work.sum(values + start * job.work.itemsize, min(<Py_ssize_t>TILE, count - start))
+        job.sums_by_chunk[chunk] = total
+    elif job.value.data != NULL:
+        scatter(&job.value, first, count, values, job.work.itemsize)
+
+
+cdef void across_chunk(void* context, Py_ssize_t chunk) noexcept nogil:
+    """A group of rows side by side: the first elements of all, then the second ones ..."""
+    cdef const RowJob* job = <const RowJob*>context
+    cdef const RowProgram* program = job.program
+    cdef const Tilework* work = job.work
+    cdef Py_ssize_t itemsize = work.itemsize
+    cdef Py_ssize_t first = chunk * job.group
+    cdef Py_ssize_t n = min(job.group, job.count - first)
+    # A plane holds one element of each row; a stagger keeps them out of each other's way in the cache.
+    cdef Py_ssize_t plane = (job.group * itemsize + 63) // 64 * 64 + 64
+    cdef Py_ssize_t whole = plane * job.length
+    cdef Py_ssize_t[MOST_SIDE_BY_SIDE] labels
+    cdef double[MOST_SIDE_BY_SIDE] weights
+    cdef char* rows[MAX_ROWS]
+    cdef char* here[MAX_ROWS]
+    cdef Py_ssize_t[MAX_ROWS] steps
+    cdef char* outputs[MAX_OUTPUTS]
+    cdef char* columns[MAX_OUTPUTS]
+    cdef void* tiles[MAX_LOOP_ARRAYS]
+    cdef const Loop* loop
+    cdef const Fold* fold
+    cdef Operand shifted
+    cdef char* scratch
+    cdef char* numbers
+    cdef char* scales
+    cdef char* source
+    cdef char* target
+    cdef Py_ssize_t size, step, c
+    cdef int k, f
+    size = (program.numbers + 1) * plane + program.outputs * whole
+    for k in range(program.rows):
+        if k >= job.inputs and program.kept[k] or k < job.inputs and not job.rows[k].across:
+            size += whole
+    scratch = <char*>malloc(size + 64)
+    if scratch == NULL:
+        job.out_of_memory[0] = True
+        return
+    numbers = aligned(scratch)
+    scales = numbers + program.numbers * plane
+    size = (program.numbers + 1) * plane
+    for k in range(program.outputs):
+        outputs[k] = numbers + size
+        size += whole
+    for k in range(program.rows):
+        rows[k] = numbers
+        steps[k] = 0
+        if k < job.inputs and job.rows[k].across:
+            rows[k] = place(&job.rows[k].rows, first)
+            steps[k] = job.rows[k].stride
+        elif k < job.inputs or program.kept[k]:
+            rows[k] = numbers + size
+            steps[k] = plane
+            size += whole
+        if k < job.inputs and not job.rows[k].across:
+            shifted = job.rows[k].rows
+            for c in range(job.length):
+                gather(&shifted, first, n, rows[k] + c * plane, itemsize)
+                shifted.data += job.rows[k].stride
+    row_weights(job, first, n, labels, weights)
+    for k in range(job.given):
+        gather(&job.numbers[k], first, n, numbers + k * plane, itemsize)
+    for k in range(program.picks):
+        source, target, step = rows[program.pick_row[k]], numbers + program.pick_number[k] * plane, steps[program.pick_row[k]]
+        if itemsize == 8:
+            pick_from(<double*>target, source, step, labels, n)
+        else:
+            pick_from(<float*>target, source, step, labels, n)
+    for k in range(program.stages):
+        loop = &program.steps[k]
+        if loop.count:
+            arrange(loop, tiles, rows, 0, numbers, plane, outputs)
+            loop.kernel(n, tiles, job.uniforms)
+        for f in range(program.folds_of[k]):
+            fold = &program.folds[k][f]
+            target = numbers + fold.number * plane
+            if itemsize == 8:
+                fill(<double*>target, 0 if fold.is_sum else -INFINITY, n)
+            else:
+                fill(<float*>target, 0 if fold.is_sum else -INFINITY, n)
+        loop = &program.across[k]
+        if loop.count:
+            for c in range(job.length):
+                for f in range(program.rows):
+                    here[f] = rows[f] + c * steps[f]
+                for f in range(program.outputs):
+                    columns[f] = outputs[f] + c * plane
+                arrange(loop, tiles, here, 0, numbers, plane, columns)
+                loop.kernel(n, tiles, job.uniforms)
+    if itemsize == 8:
+        fill_with(<double*>scales, weights, job.factor, n)
+    else:
+        fill_with(<float*>scales, weights, job.factor, n)
+    for f in range(program.outputs):
+        if program.at_label[f] >= 0:
+            source = numbers + program.at_label[f] * plane
+            if itemsize == 8:
+                add_at(outputs[f], <double*>source, plane, labels, n)
+            else:
+                add_at(outputs[f], <float*>source, plane, labels, n)
+        shifted = job.outputs[f].rows
+        for c in range(job.length):
+            if job.outputs[f].across:
+                work.weigh(outputs[f] + c * plane, scales, 1.0, place(&shifted, first), n)
+            else:
+                work.weigh(outputs[f] + c * plane, scales, 1.0, outputs[f] + c * plane, n)
+                scatter(&shifted, first, n, outputs[f] + c * plane, itemsize)
+            shifted.data += job.outputs[f].stride
+    if itemsize == 8:
+        fill_with(<double*>scales, weights, 1, n)
+    else:
+        fill_with(<float*>scales, weights, 1, n)
+    work.weigh(numbers + program.value * plane, scales, 1.0, numbers + program.value * plane, n)
+    finish_values(job, chunk, first, n, numbers + program.value * plane)
+    free(scratch)
+
+
+# --- plans and calls ------------------------------------------------------------------------------------------------------
+
+cdef class RowPlan:
+    """One variant of a row formula, bound to its programs and to the values of its hyperparameters.
+
+    `kinds` says of each input what it holds: "row", "number", "label" or "class weight".
+    """
+
+    cdef readonly str who
+    cdef readonly str variant
+    cdef readonly tuple inputs
+    cdef readonly tuple kinds
+    cdef readonly tuple domains
+    cdef readonly tuple differentiable
+    cdef uniforms_function fill
+    cdef double[MAX_UNIFORMS] parameters
+    cdef int parameter_count
+    cdef RowProgram* programs[8][2]
+    cdef int[8] costs
+
+    def __cinit__(self, *args):
+        memset(self.programs, 0, sizeof(self.programs))
+
+    def __dealloc__(self):
+        for want in range(8):
+            for precision in range(2):
+                PyMem_Free(self.programs[want][precision])
+
+    def __init__(self, who, variant, inputs, kinds, domains, differentiable, vector):
+        self.who, self.variant, self.inputs, self.kinds, self.domains = who, variant, inputs, kinds, domains
+        self.differentiable = differentiable
+        self.fill = <uniforms_function>address(variant + "_uniforms")
+        self.parameter_count = len(vector)
+        for i, value in enumerate(vector):
+            self.parameters[i] = value
+
+    cdef const RowProgram* program(self, int want, int precision) except NULL:
+        cdef RowProgram* program = self.programs[want][precision]
+        if program != NULL:
+            return program
+        program = <RowProgram*>allocate(sizeof(RowProgram))
+        letters = "vgh" if want & HESS else "vg" if want & GRAD else "v"
+        layout = _tiles.LAYOUTS[f"{self.variant}_{letters}"]
+        name = f"{self.variant}_{letters}_{{}}{{}}_{'f64' if precision else 'f32'}"
+        program.stages = len(layout["step"])
+        self.costs[want] = layout["cost"]
+        for k in range(program.stages):
+            self.bind(&program.steps[k], name.format("step", k), layout["step"][k])
+            self.bind(&program.along[k], name.format("along", k), layout["along"][k])
+            self.bind(&program.across[k], name.format("across", k), layout["across"][k])
+            program.folds_of[k] = len(layout["folds"][k])
+            for f, (is_sum, number, row) in enumerate(layout["folds"][k]):
+                program.folds[k][f] = Fold(is_sum, number - NUMBERS_FROM, row)
+        program.rows = len(layout["rows"])
+        for k, (_, kept) in enumerate(layout["rows"]):
+            program.kept[k] = kept
+        program.numbers = len(layout["numbers"])
+        program.picks = len(layout["picks"])
+        for k, (number, row) in enumerate(layout["picks"]):
+            program.pick_number[k], program.pick_row[k] = number - NUMBERS_FROM, row
+        program.outputs = len(layout["outputs"])
+        for k, role in enumerate(layout["outputs"]):
+            program.at_label[k] = layout["numbers"].index(f"label_{role}") if f"label_{role}" in layout["numbers"] else -1
+        program.value = layout["numbers"].index("value")
+        self.programs[want][precision] = program
+        return program
+
+    cdef int bind(self, Loop* loop, str name, list arrays) except -1:
+        loop.count = len(arrays)
+        loop.kernel = NULL
+        if arrays:
+            loop.kernel = <kernel_function>address(name)
+        for k, code in enumerate(arrays):
+            loop.arrays[k] = code
+        return 0
+
+
+cdef int lay_out_rows(RowOperand* a, const Py_buffer* view, int code, const Tilework* work, int axis, const Py_buffer* first) except -1:
+    """Describe an array of rows, `axis` being that of `first`; 0 if it does not fit."""
+    cdef Py_buffer rest = view[0]
+    cdef Py_ssize_t[2 * MAX_DIMS] shape
+    cdef Py_ssize_t[2 * MAX_DIMS] strides
+    cdef Py_ssize_t[2 * MAX_DIMS] over
+    cdef int own = axis - (first.ndim - view.ndim)
+    cdef int d
+    if view.ndim > first.ndim or view.ndim > 2 * MAX_DIMS or first.ndim > 2 * MAX_DIMS or own < 0 or view.shape[own] != first.shape[axis]:
+        return 0
+    for d in range(view.ndim - 1):
+        shape[d] = view.shape[d + (d >= own)]
+        strides[d] = view.strides[d + (d >= own)]
+    for d in range(first.ndim - 1):
+        over[d] = first.shape[d + (d >= axis)]
+    rest.shape, rest.strides, rest.ndim = shape, strides, view.ndim - 1
+    if not lay_out(&a.rows, &rest, code, work, first.ndim - 1, over):
+        return 0
+    a.stride = view.strides[own]
+    native = code == (F64 if work.itemsize == 8 else F32)
+    a.along = native and a.stride == work.itemsize
+    a.across = native and a.rows.dims == 1 and a.rows.strides[0] == work.itemsize
+    return 1
+
+
+def evaluate_rows(RowPlan plan, int want, list inputs, int axis, sample_weight, Py_ssize_t ignore_index, str reduction, object normalizer, object value_out, grad_out, hess_out, bint check):
+    """The requested values of a row loss: (value, gradients, hessians), None where not asked for."""
+    cdef Held held
+    held.count = 0
+    try:
+        return _evaluate_rows(plan, want, inputs, axis, sample_weight, ignore_index, reduction, normalizer, value_out, grad_out, hess_out, check, &held)
+    finally:
+        release(&held)
+
+
+cdef object _evaluate_rows(RowPlan plan, int want, list inputs, int axis, sample_weight, Py_ssize_t ignore_index, str reduction, object normalizer, object value_out, grad_out, hess_out, bint check, Held* held):
+    cdef RowJob job
+    cdef Operand whole
+    cdef str who = plan.who
+    cdef int k
+    cdef double[MAX_UNIFORMS] uniforms
+    cdef bint out_of_memory = False
+    cdef double[MAX_UNIFORMS] parameters
+    cdef double[FEW] few
+    cdef Py_ssize_t[FEW] few_found
+    cdef double denominator, total = 0
+    if reduction != "mean" and reduction != "sum" and reduction != "none":
+        raise ValueError(f"{who}: reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
+    memset(&job, 0, sizeof(job))
+    first = hold(held, who, plan.inputs[0], inputs[0])
+    if held.codes[0] > BF16:
+        arrays.check_floating(who, plan.inputs[0], first)
+    cdef int precision = F64 if held.codes[0] == F64 else F32
+    cdef const Tilework* work = &WORK[precision]
+    cdef Py_buffer* over = &held.views[0]
+    if not -over.ndim <= axis < over.ndim:
+        raise ValueError(f"{who}: axis must be a dimension of {plan.inputs[0]}, which has {over.ndim}, got {axis}")
+    if axis < 0:
+        axis += over.ndim
+    job.length = over.shape[axis]
+    rows_shape = first.shape[:axis] + first.shape[axis + 1 :]
+    job.count = 1
+    for k in rows_shape:
+        job.count *= k
+    if job.length == 0:
+        raise ValueError(f"{who}: {plan.inputs[0]} must have at least one element along axis {axis}, got shape {first.shape}")
+    cdef Py_ssize_t count = job.count, chunks
+    job.program = plan.program(want, precision)
+    job.work = work
+    job.ignore_index = ignore_index
+
+    # Inputs.
+    held_arrays = []
+    class_weight = None
+    for k in range(len(inputs)):
+        name, kind = plan.inputs[k], plan.kinds[k]
+        if kind == "row":
+            array = first if k == 0 else hold(held, who, name, inputs[k])
+            if not lay_out_rows(&job.rows[job.inputs], &held.views[held.count - 1], held.codes[held.count - 1], work, axis, over):
+                array = hold(held, who, name, arrays.as_shape(who, name, array, f"{plan.inputs[0]}'s shape", first.shape))
+                lay_out_rows(&job.rows[job.inputs], &held.views[held.count - 1], held.codes[held.count - 1], work, axis, over)
+            job.inputs += 1
+            if check and plan.domains[k] is not None:
+                if not lay_out(&whole, &held.views[held.count - 1], held.codes[held.count - 1], work, over.ndim, over.shape):
+                    hold(held, who, name, np.ascontiguousarray(np.broadcast_to(array, first.shape)))
+                    lay_out(&whole, &held.views[held.count - 1], held.codes[held.count - 1], work, over.ndim, over.shape)
+                scan(&whole, work, count * job.length, who, name, plan.domains[k], array, first)
+        elif kind == "class weight":
+            array = class_weight = arrays.class_weights(who, name, inputs[k], job.length, np.float64 if precision == F64 else np.float32)
+            hold(held, who, name, array)
+            job.rows[job.inputs].rows.data = <char*>held.views[held.count - 1].buf
+            job.rows[job.inputs].rows.dims = 1
+            job.rows[job.inputs].rows.shape[0] = count
+            job.rows[job.inputs].rows.load = work.load[precision]
+            job.rows[job.inputs].stride = work.itemsize
+            job.rows[job.inputs].along = True
+            job.class_weight = job.rows[job.inputs].rows.data
+            job.inputs += 1
+        elif kind == "label":
+            array = numbers_of_rows(&job.labels, held, who, name, inputs[k], &WORK[F64], rows_shape)
+            if held.codes[held.count - 1] <= BF16:
+                raise TypeError(f"{who}: {name} must hold whole numbers, got dtype {array.dtype}")
+        else:
+            array = numbers_of_rows(&job.numbers[job.given], held, who, name, inputs[k], work, rows_shape)
+            job.given += 1
+            if check and plan.domains[k] is not None:
+                scan(&job.numbers[job.given - 1], work, count, who, name, plan.domains[k], array, np.broadcast_to(np.empty(()), rows_shape))
+        held_arrays.append(array)
+    if sample_weight is not None:
+        sample_weight = numbers_of_rows(&job.weights, held, who, "sample_weight", sample_weight, &WORK[F64], rows_shape)
+    cdef int held_inputs = held.count
+
+    # The data's domains, the labels, and what the mean divides by: before anything is written.
+    if sample_weight is not None:
+        scan(&job.weights, &WORK[F64], count, who, "sample_weight", arrays.WEIGHTS, sample_weight, np.broadcast_to(np.empty(()), rows_shape))
+    chunks = (count + MOST_SIDE_BY_SIDE - 1) // MOST_SIDE_BY_SIDE
+    scratch = bytearray(chunks * 16) if chunks > FEW else None
+    job.found_by_chunk = &few_found[0]
+    job.sums_by_chunk = &few[0]
+    if scratch is not None:
+        job.found_by_chunk = <Py_ssize_t*><char*>scratch
+        job.sums_by_chunk = <double*>(job.found_by_chunk + chunks)
+    run_chunks(scan_rows, &job, chunks, 4.0 * count)
+    for k in range(chunks):
+        if job.found_by_chunk[k] >= 0:
+            raise arrays.label_error(who, plan.inputs[plan.kinds.index("label")], job.length, held_arrays[plan.kinds.index("label")], rows_shape, job.found_by_chunk[k])
+    job.labels_are_known = True
+    denominator = tree_sum(job.sums_by_chunk, chunks)
+    if normalizer is not None:
+        if reduction != "mean":
+            raise ValueError(f"{who}: normalizer goes with reduction='mean', got reduction={reduction!r}")
+        denominator = count if isinstance(normalizer, str) and normalizer == "samples" else arrays.check_normalizer(who, normalizer)
+    job.factor = 1.0
+    if reduction == "mean":
+        job.factor = 1.0 / denominator if denominator > 0 else 0.0
+
+    # Outputs.
+    job.sums = want & VALUE and reduction != "none"
+    copies = []
+    value = gradients = hessians = None
+    if want & VALUE and not job.sums:
+        value = target = empty(rows_shape, first.dtype) if value_out is None else value_out
+        hold_row_output(held, who, "value_out", target, rows_shape, first.dtype)
+        if touches_inputs(held, held.count - 1, held_inputs, False):
+            target = empty(rows_shape, first.dtype)
+            copies.append((value, target))
+            hold(held, who, "value_out", target)
+        numbers_laid_out(&job.value, held, work, rows_shape)
+    elif job.sums and value_out is not None:
+        # Written at the end: no other output may lie over it.
+        hold_row_output(held, who, "value_out", value_out, (), first.dtype)
+    if want & GRAD:
+        gradients = row_outputs(&job, held, plan, "grad_out", grad_out, first, axis, copies, held_inputs)
+    if want & HESS:
+        hessians = row_outputs(&job, held, plan, "hess_out", hess_out, first, axis, copies, held_inputs)
+
+    # The pass.
+    for k in range(plan.parameter_count):
+        parameters[k] = plan.parameters[k]
+    parameters[plan.parameter_count] = job.length
+    plan.fill(parameters, uniforms)
+    job.uniforms = uniforms
+    job.out_of_memory = &out_of_memory
+    job.stream = count * job.length * work.itemsize > STREAM_BYTES
+    job.side_by_side = job.length < LONG_ROW or (job.rows[0].across and not job.rows[0].along)
+    if job.side_by_side:
+        job.group = max(16, min(<Py_ssize_t>MOST_SIDE_BY_SIDE, GROUP // max(<Py_ssize_t>1, job.length) // 16 * 16))
+    else:
+        job.group = max(1, min(<Py_ssize_t>MOST_SIDE_BY_SIDE, CHUNK // job.length))
+    chunks = (count + job.group - 1) // job.group
+    sums = bytearray(chunks * 8) if chunks > FEW else None
+    job.sums_by_chunk = &few[0]
+    if sums is not None:
+        job.sums_by_chunk = <double*><char*>sums
+    run_chunks(across_chunk if job.side_by_side else along_chunk, &job, chunks, count * job.length * UNIT_NS * (8 + plan.costs[want]) * (2 if precision == F64 else 1))
+    if out_of_memory:
+        raise MemoryError()
+    for target, source in copies:
+        target[...] = source
+    if job.sums:
+        total = tree_sum(job.sums_by_chunk, chunks)
+        if reduction == "mean":
+            if denominator > 0:
+                total /= denominator
+            else:
+                total = float("nan")
+                warnings.warn(f"{who}: the mean of nothing is nan (no rows, or all weights are zero)", RuntimeWarning, stacklevel=3)
+        value = total
+        if value_out is not None:
+            with np.errstate(over="ignore"):  # infinity in a narrow dtype, as in its arrays
+                value_out[...] = total
+            value = value_out
+    return value, gradients, hessians
+
+
+cdef object numbers_of_rows(Operand* a, Held* held, str who, str name, object array, const Tilework* work, tuple shape):
+    """Hold an array that has a number for each row."""
+    array = hold(held, who, name, array)
+    if not numbers_laid_out(a, held, work, shape):
+        array = hold(held, who, name, np.ascontiguousarray(arrays.as_shape(who, name, array, "the rows' shape", shape)))
+        numbers_laid_out(a, held, work, shape)
+    return array
+
+
+cdef bint numbers_laid_out(Operand* a, Held* held, const Tilework* work, tuple shape) except -1:
+    """Lay out the buffer held last over the rows' shape."""
+    cdef Py_ssize_t[2 * MAX_DIMS] over
+    cdef int d
+    for d in range(len(shape)):
+        over[d] = shape[d]
+    return lay_out(a, &held.views[held.count - 1], held.codes[held.count - 1], work, len(shape), over)
+
+
+cdef int hold_row_output(Held* held, str who, str name, object out, tuple shape, object dtype) except -1:
+    arrays.check_output(who, name, out, shape, dtype)
+    hold(held, who, name, np.asarray(out))
+    if overlaps_itself(&held.views[held.count - 1]):
+        raise arrays.overlap_error(who, name, "itself")
+    return 0
+
+
+cdef bint touches_inputs(Held* held, int output, int held_inputs, bint may_be_one) noexcept:
+    """Whether an output lies over an input; `may_be_one`: unless it is that input, element for element."""
+    cdef int j
+    for j in range(held_inputs):
+        if overlap(&held.views[output], &held.views[j]):
+            if not may_be_one or not same_elements(&held.views[output], &held.views[j]) or held.codes[j] != held.codes[output]:
+                return True
+    return False
+
+
+cdef object row_outputs(RowJob* job, Held* held, RowPlan plan, str name, out, first, int axis, list copies, int held_inputs):
+    """The gradients or Hessians: given arrays or new ones, a tuple where several inputs have them."""
+    cdef int j, last, total = len(plan.differentiable)
+    cdef const Tilework* work = job.work
+    cdef bint apart
+    if out is None:
+        out = (None,) * total
+    elif total == 1:
+        out = (out,)
+    elif not isinstance(out, tuple | list) or len(out) != total:
+        raise TypeError(f"{plan.who}: {name} must be {total} arrays, one for each of {', '.join(plan.differentiable)}")
+    results = []
+    for index, array in enumerate(out):
+        title = name if total == 1 else f"{name}[{index}]"
+        result = target = empty(first.shape, first.dtype) if array is None else array
+        hold_row_output(held, plan.who, title, target, first.shape, first.dtype)
+        last = held.count - 1
+        apart = touches_inputs(held, last, held_inputs, True)
+        for j in range(held_inputs, last):
+            if overlap(&held.views[last], &held.views[j]):
+                raise arrays.overlap_error(plan.who, title, "another output")
+        if apart or not lay_out_rows(&job.outputs[job.outputs_laid], &held.views[last], held.codes[last], work, axis, &held.views[0]):
+            target = empty(first.shape, first.dtype)
+            copies.append((result, target))
+            hold(held, plan.who, title, target)
+            lay_out_rows(&job.outputs[job.outputs_laid], &held.views[held.count - 1], held.codes[held.count - 1], work, axis, &held.views[0])
+        job.outputs_laid += 1
+        results.append(result)
+    return results[0] if total == 1 else tuple(results)

@@ -1,0 +1,180 @@
+"""A row formula as a program: passes over a row's elements, and between them steps on the row's numbers.
+
+A pass walks along the row and fills those folds that can be filled together; the last one writes what varies along the row. A
+step computes from folds, picked elements and the row's other numbers what the next pass is to know. Passes and steps are tile
+kernels over named arrays, so the engine that runs them needs to know nothing of the formula. Each pass has two kernels: one goes
+along a row and reads its numbers once; the other goes across many rows, side by side, and adds an element of each to its fold.
+"""
+
+from dataclasses import dataclass, field
+
+from .emit import cost, loop_text, uniforms
+from .graph import BOOL, ELEMENT, FOLDS, REAL, ROW, combine, walk
+from .primitives import maximum
+
+NUMBERS, OUTPUTS = 100, 200  # see `Program.layout`
+
+
+@dataclass
+class Step:
+    """Numbers of the row from other numbers of it, by name."""
+
+    reads: dict = field(default_factory=dict)
+    writes: dict = field(default_factory=dict)
+
+
+@dataclass
+class Pass:
+    """Elements from elements and numbers of the row, by name; `folds` names for each fold the elements that go into it."""
+
+    rows: dict = field(default_factory=dict)
+    numbers: dict = field(default_factory=dict)
+    writes: dict = field(default_factory=dict)
+    folds: dict = field(default_factory=dict)
+
+
+class Program:
+    """What computes some of a variant's outputs: `steps[k]` comes before `passes[k]`, the last step after the last pass that folds.
+
+    `rows` and `numbers` hold every array by name: inputs, then what passes and steps write. `picks` names the numbers that are
+    elements of a row input, where the label points.
+    """
+
+    def __init__(self, traced, roles):
+        self.traced = traced
+        outputs = {role: traced.outputs[role] for role in roles}
+        self.uniforms = uniforms(traced, list(traced.outputs.values()))
+        self.rows = {name: node for name, node in traced.inputs.items() if node.level == ELEMENT}
+        self.numbers = {name: node for name, node in traced.inputs.items() if node.level == ROW and node.kind == REAL}
+        self.picks = {f"picked_{n.args[0].args[0]}": n for n in walk(outputs.values()) if n.op == "pick"}
+        self.numbers |= self.picks
+        self._names = {id(node): name for name, node in (self.rows | self.numbers).items()}
+        self.steps, self.passes = [], []
+        for folds in _stages(outputs.values()):
+            self._step([fold.args[0] for fold in folds])
+            self._pass([(None, fold.args[0]) for fold in folds])
+            self.passes[-1].folds = {self._name(self.numbers, fold, fold.op): self._names[id(fold.args[0])] for fold in folds}
+        along = {role: node for role, node in outputs.items() if role.startswith(("grad_", "hess_"))}
+        self._step(along.values(), {role: node for role, node in outputs.items() if role not in along})
+        self._pass(along.items())
+
+    def _name(self, table, node, stem):
+        """The node's name in the table, a new one if it has none."""
+        if id(node) not in self._names:
+            self._names[id(node)] = f"{stem}_{len(table)}"
+            table[self._names[id(node)]] = node
+        return self._names[id(node)]
+
+    def _step(self, elements, outputs=None):
+        """Compute what these elements use of the row, and the outputs that are numbers."""
+        step, there = Step(), dict(self.numbers)
+        for role, node in (outputs or {}).items():
+            self._names.setdefault(id(node), role)
+        for node in _numbers_of(elements, [*self.rows.values(), *there.values(), *self.uniforms]):
+            step.writes[self._name(self.numbers, node, "number")] = node
+        step.writes |= outputs or {}
+        step.reads = self._used(there, step.writes.values())
+        self.numbers |= outputs or {}
+        self.steps.append(step)
+
+    def _pass(self, elements):
+        """Compute these elements, (the name of an output or None, node), from rows that are there and from numbers."""
+        here, there = Pass(), dict(self.rows)
+        for role, node in elements:
+            if role:
+                here.writes[role] = node
+            elif id(node) not in self._names:
+                here.writes[self._name(self.rows, node, "element")] = node
+        used = self._used(there | self.numbers, here.writes.values())
+        here.rows = {name: node for name, node in used.items() if name in there}
+        here.numbers = {name: node for name, node in used.items() if name not in there}
+        self.passes.append(here)
+
+    def _used(self, table, nodes):
+        """What of the table is read to compute these nodes."""
+        used = {id(node) for node in walk(nodes, stop=[*table.values(), *self.uniforms])}
+        return {n: node for n, node in table.items() if id(node) in used and not node.uniform and self._names[id(node)] == n}
+
+    def kept(self, name):
+        """Whether a later pass reads these elements again."""
+        return any(name in later.rows for later in self.passes)
+
+    def kernels(self, suffix, precision, source):
+        """The kernels, (name, text), of each step and of each pass, along a row and across rows."""
+        for kind, k, reads, writes, numbers in self._loops():
+            if writes:
+                name = f"{self.traced.name}_{suffix}_{kind}{k}_{precision.name}"
+                # Across as along: an element is rounded before it goes into its fold.
+                apart = self.rows.values()
+                yield name, loop_text(name, reads, writes, self.uniforms, precision, source, numbers, apart=apart)
+
+    def cost(self):
+        """What all passes together cost per element, in additions."""
+        return cost([node for here in self.passes for node in here.writes.values()])
+
+    def layout(self):
+        """What the engine is told: every array by number, and for each kernel those it takes, in order.
+
+        Rows are counted from 0, numbers of the row from `NUMBERS`, outputs along the row from `OUTPUTS`.
+        """
+        code = {name: k for k, name in enumerate(self.rows)}
+        code |= {name: NUMBERS + k for k, name in enumerate(self.numbers)}
+        code |= {name: OUTPUTS + k for k, name in enumerate(self.passes[-1].writes)}
+        loops = {"step": [], "along": [], "across": []}
+        for kind, _, reads, writes, _ in self._loops():
+            loops[kind].append([code[name] for name in dict.fromkeys([*reads, *writes])] if writes else [])
+        return {
+            "rows": [(name, self.kept(name)) for name in self.rows],
+            "numbers": list(self.numbers),
+            "picks": [(code[name], code[node.args[0].args[0]]) for name, node in self.picks.items()],
+            "folds": [[(self.numbers[f].op == "total", code[f], code[e]) for f, e in p.folds.items()] for p in self.passes],
+            "outputs": list(self.passes[-1].writes),
+            "cost": self.cost(),
+            **loops,
+        }
+
+    def _loops(self):
+        """Every kernel: its kind and place, what it reads and writes, and which of that are numbers of the whole tile."""
+        for k, (step, here) in enumerate(zip(self.steps, self.passes, strict=True)):
+            yield "step", k, step.reads, step.writes, ()
+            yield "along", k, here.rows | here.numbers, here.writes, here.numbers
+            yield "across", k, *self._across(here), ()
+
+    def _across(self, here):
+        """A pass over one element of many rows: the folds are numbers that it reads and writes."""
+        graph = self.traced.graph
+        reads, writes = here.rows | here.numbers, {n: node for n, node in here.writes.items() if not here.folds or self.kept(n)}
+        for fold, name in here.folds.items():
+            element, so_far = self.rows[name], graph.node("input", f"{fold} so far")
+            if name not in here.writes:
+                reads[name] = element
+            reads[fold] = so_far
+            is_sum = self.numbers[fold].op == "total"
+            writes[fold] = combine("add", so_far, element) if is_sum else maximum(so_far, element)
+        return reads, writes
+
+
+def _stages(outputs):
+    """The folds that the outputs need, those together that can share one pass over the row; `pick` takes no pass."""
+    depth, by_depth = {}, {}
+    for node in walk(outputs):  # arguments first
+        is_pass = node.op in FOLDS and node.op != "pick"
+        depth[id(node)] = max((depth[id(a)] for a in node.operands), default=0) + is_pass
+        if is_pass:
+            by_depth.setdefault(depth[id(node)], []).append(node)
+    return [by_depth[d] for d in sorted(by_depth)]
+
+
+def _numbers_of(elements, leaves):
+    """The numbers of the row that elements use directly and that are not there yet."""
+    found, stack, seen = [], list(elements), {id(node) for node in leaves}
+    while stack:
+        node = stack.pop()
+        if id(node) in seen or node.uniform:
+            continue
+        seen.add(id(node))
+        if node.level == ROW and node.kind != BOOL:
+            found.append(node)
+        else:
+            stack.extend(node.operands)
+    return found

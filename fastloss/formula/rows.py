@@ -1,0 +1,196 @@
+"""Folds over a row, and the derivatives of what is made of them.
+
+A fold makes one number of a row's elements: `total`, `mean`, `largest`, `logsumexp`, `dot`, `norm2`, and `pick`, the element that
+the label names. A row formula is a number made of folds. Its derivative with respect to an element goes through every fold the
+element enters, and through folds of folds: those bring one more fold into the derivative. What a label's element has besides the
+others is kept apart, one number a row, for the engine to add there: no element is asked whether it is the label's.
+"""
+
+from .derive import derivative
+from .graph import ELEMENT, FOLDS, ROW, FormulaError, Symbol, walk
+from .primitives import exp, log, sqrt, where, with_derivative
+
+# --- the language -----------------------------------------------------------------------------------------------------------
+
+
+def length(x):
+    """The number of elements in a row."""
+    return x.graph.node("length")
+
+
+def total(x):
+    """The sum over the row."""
+    if not isinstance(x, Symbol):
+        raise FormulaError(f"total must be of what a row formula computes, got {x!r}")
+    if x.level < ELEMENT:
+        return x * length(x)
+    if x.op == "neg" and id(x) not in x.graph.slopes:
+        return -total(x.args[0])
+    if x.op == "mul" and id(x) not in x.graph.slopes:  # what is the same for the whole row need not be in the sum
+        for factor, rest in (x.args, reversed(x.args)):
+            if factor.level < ELEMENT:
+                return factor * total(rest)
+    return x.graph.node("total", x, level=ROW)
+
+
+def mean(x):
+    return total(x) / length(x)
+
+
+def largest(x):
+    """The maximum over the row; where several are the largest they share its derivative, as in PyTorch's `amax`."""
+    return x.graph.node("largest", x, level=ROW) if x.level == ELEMENT else x
+
+
+def below_peak(x):
+    """`x` less the row's largest element, and that element; 0 where they are equal, be they infinite.
+
+    For results that do not depend on what is taken off the whole row: the derivative goes past the largest element. A row of
+    -inf alone gives NaN.
+    """
+    peak = x.graph.node("shift", x, level=ROW)
+    below = where((x == peak) & (peak > float("-inf")), 0, x - peak)
+    return with_derivative(below, x, 1), peak
+
+
+def logsumexp(x, scale=1):
+    """log(sum(exp(scale * x))), without overflow; the scale must be above 0."""
+    below, peak = below_peak(x)
+    return where(peak == float("-inf"), peak, scale * peak + log(total(exp(scale * below))))
+
+
+def dot(a, b):
+    return total(a * b)
+
+
+def norm2(x):
+    """The Euclidean length; its derivative at 0 is 0."""
+    square = total(x * x)
+    root = sqrt(square)
+    return with_derivative(root, square, where(square == 0, 0, 0.5 / root))
+
+
+def pick(x, label):
+    """The element of `x` that the label names."""
+    return _at(x, label, {})
+
+
+def _at(node, label, memo):
+    """A node with the label's element in the place of each row input's."""
+    if node.level < ELEMENT:
+        return node
+    if id(node) not in memo:
+        if node.op == "input":
+            memo[id(node)] = node.graph.node("pick", node, label, level=ROW)
+        else:
+            args = [_at(a, label, memo) for a in node.args]
+            memo[id(node)] = new = node.graph.node(node.op, *args, kind=node.kind)
+            if id(node) in node.graph.slopes:
+                node.graph.slopes[id(new)] = tuple(_at(part, label, memo) for part in node.graph.slopes[id(node)])
+    return memo[id(node)]
+
+
+# --- derivatives ------------------------------------------------------------------------------------------------------------
+
+
+def row_derivatives(value, x, label=None):
+    """First and second derivatives of a row's value with respect to its own elements of the input `x`.
+
+    Each is a pair: an expression for every element, and a number that the label's element has besides.
+    """
+    if not isinstance(value, Symbol) or value.level == ELEMENT:
+        raise FormulaError("a row formula must return a number made of folds, not an element")
+    everywhere, at_label = _gradient(value, x)
+    return (everywhere, at_label), _curvature(everywhere, at_label, x, label)
+
+
+def _gradient(value, x):
+    """From the value back through the folds, the outermost first."""
+    # A declared derivative may be with respect to what the value does not mention.
+    declared = [value.graph.slopes[id(node)][0] for node in walk([value]) if id(node) in value.graph.slopes]
+    folds = [node for node in walk([*declared, value]) if node.op in FOLDS]
+    literal = value.graph.literal
+    everywhere, at_label, reached = literal(0), literal(0), []
+    for fold in reversed(folds):
+        slope = derivative(value, fold)
+        for outer, outer_slope in reached:
+            slope = slope + outer_slope * _through(outer, fold)
+        reached.append((fold, slope))
+        if fold.op != "pick":
+            everywhere = everywhere + slope * _own_slope(fold, x)
+        elif fold.args[0] is x:
+            at_label = at_label + slope
+    return everywhere, at_label
+
+
+def _curvature(everywhere, at_label, x, label):
+    """The total derivative of the gradient's two parts, each with respect to its own element."""
+    graph, memo = x.graph, {}
+
+    def of_folds(node):
+        """How the folds in a node move with an element: for every element, and for the label's besides."""
+        parts, extra = graph.literal(0), graph.literal(0)
+        for fold in _inside(node):
+            slope = derivative(node, fold)
+            if fold.op == "pick":
+                extra = extra + slope * (1 if fold.args[0] is x else 0)
+            elif not slope.is_literal(0):
+                moved, moved_extra = of_fold(fold)
+                parts, extra = parts + slope * moved, extra + slope * moved_extra
+        return parts, extra
+
+    def of_fold(fold):
+        if id(fold) not in memo:
+            moved, extra = _own_slope(fold, x), graph.literal(0)
+            for inner in _inside(fold.args[0]):
+                through = _through(fold, inner)
+                if inner.op == "pick":
+                    extra = extra + through * (1 if inner.args[0] is x else 0)
+                elif not through.is_literal(0):
+                    inner_moved, inner_extra = of_fold(inner)
+                    moved, extra = moved + through * inner_moved, extra + through * inner_extra
+            memo[id(fold)] = moved, extra
+        return memo[id(fold)]
+
+    moved, extra = of_folds(everywhere)
+    second = derivative(everywhere, x) + moved
+    label_moved, label_extra = of_folds(at_label)
+    if label is None:
+        return second, graph.literal(0)
+    return second, _at(extra + label_moved, label, {}) + label_extra
+
+
+def _inside(node):
+    """The folds that a node uses directly, not those inside of them."""
+    found, stack, seen = [], [node], set()
+    while stack:
+        node = stack.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        if node.op in FOLDS:
+            found.append(node)
+        else:
+            stack.extend(node.operands)
+    return found
+
+
+def _own_slope(fold, x):
+    """How a fold moves with an element of `x`, the folds inside it held still."""
+    return _share(fold) * derivative(fold.args[0], x)
+
+
+def _through(outer, inner):
+    """How a fold moves with another one inside it."""
+    if outer.op == "pick" or not any(fold is inner for fold in _inside(outer.args[0])):
+        return outer.graph.literal(0)
+    return total(_share(outer) * derivative(outer.args[0], inner))
+
+
+def _share(fold):
+    """How much of an element's movement a fold takes on."""
+    literal = fold.graph.literal
+    if fold.op == "largest":
+        is_largest = where(fold.args[0] == fold, 1, 0)
+        return is_largest / total(is_largest)
+    return literal(1 if fold.op == "total" else 0)

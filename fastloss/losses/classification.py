@@ -1,0 +1,203 @@
+"""Losses of a row of logits and the class that it should name."""
+
+from ..face import row_loss
+from ..formula import (
+    Class,
+    ClassWeight,
+    Fraction,
+    Interval,
+    NonNegative,
+    Optional,
+    Positive,
+    Real,
+    exp,
+    expm1,
+    log,
+    maximum,
+    minimum,
+    power,
+    tanh,
+    weighted,
+    where,
+    with_derivative,
+)
+from ..formula.rows import below_peak, length, mean, pick, total
+
+# Where a cross-entropy exceeds this, whatever vanishes with the class's probability has vanished.
+_DECIDED = 1e4
+
+
+@row_loss(
+    target=Class(),
+    class_weight=ClassWeight(),
+    label_smoothing=Fraction(0.0, special=(0,)),
+    z_loss=NonNegative(0.0),
+    softcap=Optional(Positive()),
+    temperature=Positive(1.0),
+    reference="Bridle (1990); label smoothing: Szegedy et al. (2016), CVPR; z-loss: Chowdhery et al. (2023), JMLR 24(240)",
+    peers={
+        "torch": "F.cross_entropy((logits if softcap is None else softcap * torch.tanh(logits / softcap)) / temperature, target,"
+        " class_weight, label_smoothing=label_smoothing, reduction='none') + z_loss * torch.logsumexp("
+        "(logits if softcap is None else softcap * torch.tanh(logits / softcap)) / temperature, -1) ** 2"
+    },
+)
+def cross_entropy(logits, target, class_weight, label_smoothing, z_loss, softcap, temperature):
+    r"""Cross-entropy between a row of logits and its class.
+
+    .. math:: -(1 - \varepsilon) w_t \log p_t - \frac{\varepsilon}{C} \sum_c w_c \log p_c + z \, \mathrm{lse}^2
+        \qquad p = \mathrm{softmax}(x / \tau),\ \mathrm{lse} = \log \sum_c e^{x_c / \tau}
+
+    with ε = `label_smoothing`, z = `z_loss`, τ = `temperature`. `softcap` c first replaces the logits x by c tanh(x / c). The
+    unit is the nat. With the defaults as in PyTorch, which also has `class_weight` and `label_smoothing`, weighted alike; Optax
+    and Keras smooth the same way but have no class weights here. A row's loss is w_t times its entropy: PyTorch's mean divides
+    by the sum of the rows' w_t. The gradient is not multiplied by τ or τ², as is usual in distillation.
+    """
+    if softcap is not None:
+        logits = softcap * tanh(logits / softcap)
+    scale = 1 / temperature
+    # All below the largest logit: what a row's logits share must not cost the loss its digits.
+    below, peak = below_peak(logits)
+    log_total = log(total(exp(scale * below)))
+    lse = scale * peak + log_total
+    entropy = log_total - scale * pick(below, target)
+    if class_weight is None:
+        smooth = log_total - scale * mean(below)
+    else:
+        entropy = pick(class_weight, target) * entropy
+        smooth = log_total * mean(class_weight) - scale * mean(class_weight * below)
+    penalty = where(z_loss == 0, 0, (z_loss * lse) * lse)  # lse may be infinite
+    return (1 - label_smoothing) * entropy + label_smoothing * smooth + penalty
+
+
+def _entropy(logits, target):
+    """-log p of the class, a sum of two terms that are not below 0: nothing cancels, however large the logits are."""
+    logs = below_peak(logits)[0]
+    exponentials = exp(logs)
+    return log(total(exponentials)) - pick(logs, target)
+
+
+@row_loss(
+    target=Class(),
+    class_weight=ClassWeight(),
+    gamma=NonNegative(2.0, special=(2, 1, 0)),
+    reference="Lin et al. (2017), Focal Loss for Dense Object Detection, ICCV",
+    peers={
+        "torch": "(-torch.expm1(-F.cross_entropy(logits, target, reduction='none'))) ** gamma"
+        " * F.cross_entropy(logits, target, class_weight, reduction='none')"
+    },
+)
+def focal_cross_entropy(logits, target, class_weight, gamma):
+    r"""Cross-entropy with less weight on the rows that are already well predicted.
+
+    .. math:: -w_t\, (1 - p_t)^\gamma \log p_t \qquad p = \mathrm{softmax}(x)
+
+    `gamma=0` is the cross-entropy. The paper's α is `class_weight`: one number for each class, not, as in
+    `torchvision.ops.sigmoid_focal_loss`, α for the class and 1 - α for the rest. Keras's `CategoricalFocalCrossentropy` has a
+    default α of 0.25, here it is 1. PyTorch has no softmax focal loss. Below `gamma=1` the curvature is unbounded where p_t nears 1.
+    """
+    entropy = _entropy(logits, target)
+    value = entropy
+    if gamma != 0:
+        hit, miss = exp(-entropy), -expm1(-entropy)
+        bounded = minimum(entropy, _DECIDED)
+        ratio = where(miss > 0, bounded / miss, 1)
+        focus = power(miss, gamma)
+        bend = where(miss > 0, gamma * power(miss, gamma - 1) * hit * (2 - bounded + (gamma - 1) * hit * ratio), 0)
+        slope = with_derivative(focus * (1 + gamma * hit * ratio), entropy, bend)
+        value = with_derivative(focus * entropy, entropy, slope)
+    return value if class_weight is None else weighted(pick(class_weight, target), value)
+
+
+@row_loss(
+    target=Class(),
+    epsilon=Real(1.0),
+    reference="Leng et al. (2022), PolyLoss: A Polynomial Expansion Perspective of Classification Loss Functions, ICLR",
+    peers={
+        "torch": "F.cross_entropy(logits, target, reduction='none')"
+        " - epsilon * torch.expm1(-F.cross_entropy(logits, target, reduction='none'))"
+    },
+)
+def poly_cross_entropy(logits, target, epsilon):
+    r"""Cross-entropy whose first polynomial coefficient is changed by `epsilon`: Poly-1.
+
+    .. math:: -\log p_t + \varepsilon\, (1 - p_t) \qquad p = \mathrm{softmax}(x)
+
+    `epsilon=0` is the cross-entropy; below -1 the loss no longer falls as p_t nears 1. Optax has it as
+    `poly_loss_cross_entropy`, with a default of 2, for labels that are distributions; PyTorch and Keras do not.
+    """
+    entropy = _entropy(logits, target)
+    return entropy - epsilon * expm1(-entropy)
+
+
+@row_loss(
+    target=Class(),
+    q=Fraction(0.7, special=(0,)),
+    reference="Zhang and Sabuncu (2018), Generalized Cross Entropy Loss for Training Deep Neural Networks with Noisy Labels, NeurIPS",
+    peers={
+        "torch": "-torch.expm1(-q * F.cross_entropy(logits, target, reduction='none')) / q"
+        " if q else F.cross_entropy(logits, target, reduction='none')"
+    },
+)
+def generalized_cross_entropy(logits, target, q):
+    r"""Box-Cox transform of the class's probability, which bounds what a wrong label can cost.
+
+    .. math:: \frac{1 - p_t^q}{q} \qquad p = \mathrm{softmax}(x)
+
+    The cross-entropy at `q=0`, the absolute error 1 - p_t at `q=1` (half of the L1 distance to the one-hot label). At most 1/q.
+    PyTorch, Optax and Keras do not have it.
+    """
+    entropy = _entropy(logits, target)
+    return entropy if q == 0 else -expm1(-q * entropy) / q
+
+
+@row_loss(
+    target=Class(),
+    class_weight=ClassWeight(),
+    margin=NonNegative(1.0),
+    p=Interval(1.0, float("inf"), 1.0, open_high=True, special=(1, 2)),
+    reference="Crammer and Singer (2001), JMLR 2, 265-292; the sum over classes: Weston and Watkins (1999), ESANN",
+    peers={
+        "torch": "(((logits - logits.gather(1, target[:, None]) + margin).clamp(min=0) ** p).sum(1) - margin**p)"
+        " / logits.shape[1] * (1 if class_weight is None else class_weight[target])"
+    },
+)
+def multi_margin(logits, target, class_weight, margin, p):
+    r"""Hinge loss of every other class's logit against that of the row's class.
+
+    .. math:: \frac{w_t}{C} \sum_{c \ne t} \max(0, m - x_t + x_c)^p
+
+    As in PyTorch, which allows `p` 1 and 2 only; here any power of 1 or more. The sum is divided by the number of classes C, not
+    by C - 1. `margin` m has the unit of the logits. The gradient at the kink is 0.
+    """
+    lead = margin + (logits - pick(logits, target))  # the margin itself, without rounding, for the class
+    over = maximum(lead, 0)
+    if p == 1:
+        cost, own = over, margin
+    elif p == 2:
+        cost, own = over * over, margin * margin
+    else:
+        slope = with_derivative(power(over, p - 1), lead, where(lead > 0, (p - 1) * power(over, p - 2), 0))
+        cost = with_derivative(power(over, p), lead, p * slope)
+        own = power(margin, p)
+    others = total(cost) - own
+    value = with_derivative(maximum(others, 0), others, 1) / length(logits)
+    return value if class_weight is None else weighted(pick(class_weight, target), value)
+
+
+@row_loss(
+    target=Class(),
+    class_weight=ClassWeight(),
+    reference="Fisher (1922), On the Mathematical Foundations of Theoretical Statistics, Phil. Trans. R. Soc. A 222, 309-368",
+    peers={"torch": "F.nll_loss(log_probs, target, class_weight, reduction='none')"},
+)
+def nll(log_probs, target, class_weight):
+    r"""Negative log-probability of the row's class.
+
+    .. math:: -w_t \log p_t
+
+    As in PyTorch; `log_probs` holds logarithms of probabilities, in nats, and is not normalised. From logits, `cross_entropy` is
+    the same loss in one go. PyTorch's mean divides by the sum of the rows' w_t. A class of weight 0 costs 0, even at
+    probability 0.
+    """
+    hit = pick(log_probs, target)
+    return -hit if class_weight is None else weighted(pick(class_weight, target), -hit)

@@ -1,0 +1,565 @@
+"""Row formulas, without the compiled core: their language, their derivatives, and the programs made of them."""
+
+import re
+from collections import namedtuple
+
+import numpy as np
+import pytest
+import twin
+
+from fastloss.formula import (
+    F32,
+    F64,
+    WANTS,
+    Class,
+    FormulaError,
+    Fraction,
+    NonNegative,
+    PerRow,
+    Positive,
+    RowFormula,
+    Traced,
+    exp,
+    maximum,
+    minimum,
+    oracle,
+    power,
+    sqrt,
+    tanh,
+)
+from fastloss.formula.graph import FOLDS, INT, ROW, Graph
+from fastloss.formula.program import NUMBERS, OUTPUTS, Program
+from fastloss.formula.rows import dot, largest, length, logsumexp, mean, norm2, pick, total
+
+ROWS, LENGTH = 5, 7
+
+Sample = namedtuple("Sample", "formula values traced vector")
+SAMPLES = {}
+
+
+def define(function, *differentiable, **domains):
+    """A sample; each hyperparameter is a pair of its domain and a value."""
+    values = {name: domain[1] for name, domain in domains.items() if isinstance(domain, tuple)}
+    domains = {name: domain[0] if name in values else domain for name, domain in domains.items()}
+    formula = RowFormula.define(function, differentiable=differentiable, **domains)
+    return Sample(formula, values, formula.trace(formula.choice(values)), formula.vector(values))
+
+
+def sample(*differentiable, **domains):
+    def enter(function):
+        SAMPLES[function.__name__] = define(function, *differentiable, **domains)
+        return function
+
+    return enter
+
+
+@sample(
+    "logits",
+    target=Class(),
+    label_smoothing=(Fraction(0.0), 0.15),
+    z_loss=(NonNegative(0.0), 0.02),
+    temperature=(Positive(1.0), 1.7),
+)
+def cross_entropy(logits, weight, target, label_smoothing, z_loss, temperature):
+    x = logits / temperature
+    normalizer = logsumexp(x)
+    hit = pick(weight * (normalizer - x), target)
+    smooth = normalizer * mean(weight) - mean(weight * x)
+    return (1 - label_smoothing) * hit + label_smoothing * smooth + z_loss * normalizer * normalizer
+
+
+@sample(
+    "logits",
+    target=Class(),
+    label_smoothing=(Fraction(0.0), 0.15),
+    z_loss=(NonNegative(0.0), 0.02),
+    temperature=(Positive(1.0), 1.7),
+    cap=(Positive(30.0), 1.3),
+)
+def softcapped_cross_entropy(logits, weight, target, label_smoothing, z_loss, temperature, cap):
+    return cross_entropy(cap * tanh(logits / cap), weight, target, label_smoothing, z_loss, temperature)
+
+
+@sample("pred", "target", temperature=(Positive(1.0), 1.7))
+def kl_divergence(pred, target, temperature):
+    p, q = pred / temperature, target / temperature
+    p, q = p - logsumexp(p), q - logsumexp(q)
+    return temperature * temperature * dot(exp(q), q - p)
+
+
+@sample("x", "y")
+def cosine_distance(x, y):
+    return 1 - dot(x, y) / (norm2(x) * norm2(y))
+
+
+@sample("anchor", "positive", "negative", margin=(Positive(1.0), 2.6))
+def triplet(anchor, positive, negative, margin):
+    far = minimum(norm2(anchor - negative), norm2(positive - negative))
+    return maximum(norm2(anchor - positive) - far + margin, 0)
+
+
+@sample("logits", target=Class(), margin=(Positive(1.0), 1.3))
+def multi_margin(logits, target, margin):
+    short = maximum(margin - pick(logits, target) + logits, 0)
+    return (total(short * short) - margin * margin) / length(logits)
+
+
+@sample("logits", target=Class(), q=(Fraction(0.7, open_low=True), 0.4))
+def generalized_cross_entropy(logits, target, q):
+    return (1 - power(exp(pick(logits, target) - logsumexp(logits)), q)) / q
+
+
+@sample("x", slope=(Positive(1.0), 0.6))
+def peak_over_mean(x, slope):
+    return largest(exp(slope * x) + x * x) - mean(x)
+
+
+@sample("x", floor=(Positive(1e-3), 0.1))
+def kurtosis(x, floor):
+    centered = x - mean(x)
+    return mean(power(centered / sqrt(mean(centered * centered) + floor), 4))
+
+
+@sample("x", "y", same=PerRow(Fraction()), margin=(Positive(1.0), 3.3))
+def contrastive(x, y, same, margin):
+    distance = norm2(x - y)
+    short = maximum(margin - distance, 0)
+    return same * distance * distance + (1 - same) * short * short
+
+
+@sample("x")
+def average(x):
+    return mean(x)
+
+
+def draw(formula, rng, rows, columns):
+    """Arrays inside the inputs' domains: (rows, columns), or (rows, 1) for a number of the row."""
+    found = {}
+    for name, domain in formula.input_domains.items():
+        if isinstance(domain, Class):
+            found[name] = rng.integers(columns, size=(rows, 1))
+        elif isinstance(domain, PerRow):
+            found[name] = rng.uniform(0.1, 0.9, size=(rows, 1))
+        else:
+            found[name] = rng.lognormal(size=(rows, columns)) if name == "weight" else rng.normal(size=(rows, columns))
+    return found
+
+
+def row(formula, arrays, k=0):
+    """One row, as the oracle takes it."""
+    return {n: a[k, 0].item() if n in formula.domains else a[k].tolist() for n, a in arrays.items()}
+
+
+def outputs(traced, point, vector):
+    """The oracle's value and derivatives, the label's share added to its element."""
+    mpmath = pytest.importorskip("mpmath")
+    columns = max(len(x) for x in point.values() if isinstance(x, list))
+    with mpmath.workdps(oracle.DIGITS):
+        exact = oracle.evaluate(traced, point, vector)
+        label = next((point[name] for name, symbol in traced.inputs.items() if symbol.kind == INT), 0)
+        found = {"value": exact.pop("value")}
+        for role in (role for role in exact if not role.startswith("label_")):
+            found[role] = list(exact[role]) if isinstance(exact[role], list) else columns * [exact[role]]
+            found[role][label] += exact[f"label_{role}"]
+    return found
+
+
+BY_NAME = pytest.mark.parametrize("name", SAMPLES)
+
+
+def test_no_hyperparameter_hides():
+    for s in SAMPLES.values():
+        assert set(s.values) == set(s.formula.parameters)
+        assert all(value not in (0, s.formula.parameters[name].default) for name, value in s.values.items())
+
+
+# --- derivatives ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("columns", [1, 2, 7])
+@BY_NAME
+def test_derivatives_are_those_of_the_value(name, columns):
+    mpmath = pytest.importorskip("mpmath")
+    s = SAMPLES[name]
+    for seed in range(3):
+        point = row(s.formula, draw(s.formula, np.random.default_rng(seed), 1, columns))
+        exact = outputs(s.traced, point, s.vector)
+        numerical = oracle.differentiate(s.traced, point, s.vector)
+        assert numerical.keys() == exact.keys() - {"value"}
+        with mpmath.workdps(oracle.DIGITS):
+            for role, derivatives in numerical.items():
+                for a, b in zip(exact[role], derivatives, strict=True):
+                    assert abs(a - b) <= mpmath.mpf("1e-42") * max(1, abs(b)), (role, point)
+
+
+def torch_twins():
+    """The samples in PyTorch, with its own function where it has one."""
+    torch = pytest.importorskip("torch")
+    F = torch.nn.functional
+
+    def cross_entropy(logits, weight, target, label_smoothing, z_loss, temperature):
+        x = logits / temperature
+        # Over one row, the sum is not divided by the label's weight, as the mean is.
+        loss = F.cross_entropy(x, target, weight, reduction="sum", label_smoothing=label_smoothing)
+        return loss + z_loss * torch.logsumexp(x, 0) ** 2
+
+    def softcapped_cross_entropy(logits, *args, cap, **options):
+        return cross_entropy(cap * torch.tanh(logits / cap), *args, **options)
+
+    def kl_divergence(pred, target, temperature):
+        p, q = (F.log_softmax(x / temperature, 0) for x in (pred, target))
+        return temperature**2 * F.kl_div(p, q, reduction="sum", log_target=True)
+
+    def cosine_distance(x, y):
+        return 1 - F.cosine_similarity(x, y, 0)
+
+    def triplet(anchor, positive, negative, margin):
+        options = {"distance_function": lambda a, b: torch.linalg.vector_norm(a - b, dim=-1), "margin": margin, "swap": True}
+        return F.triplet_margin_with_distance_loss(anchor[None], positive[None], negative[None], reduction="sum", **options)
+
+    def multi_margin(logits, target, margin):
+        return F.multi_margin_loss(logits, target, p=2, margin=margin)
+
+    def generalized_cross_entropy(logits, target, q):
+        return (1 - F.softmax(logits, 0)[target] ** q) / q
+
+    def peak_over_mean(x, slope):
+        return torch.amax(torch.exp(slope * x) + x * x, 0) - x.mean()
+
+    def kurtosis(x, floor):
+        return (((x - x.mean()) / torch.sqrt(x.var(correction=0) + floor)) ** 4).mean()
+
+    def contrastive(x, y, same, margin):
+        distance = torch.linalg.vector_norm(x - y)
+        return same * distance**2 + (1 - same) * F.relu(margin - distance) ** 2
+
+    def average(x):
+        return x.mean()
+
+    return {name: function for name, function in locals().items() if name in SAMPLES}
+
+
+@BY_NAME
+def test_value_and_gradients_equal_torch(name):
+    torch = pytest.importorskip("torch")
+    function = torch_twins()[name]
+    s = SAMPLES[name]
+    arrays = draw(s.formula, np.random.default_rng(1), ROWS, LENGTH)
+    for k in range(ROWS):
+        point = row(s.formula, arrays, k)
+        tensors = {n: torch.tensor(x, dtype=None if isinstance(x, int) else torch.float64) for n, x in point.items()}
+        for n in s.formula.differentiable:
+            tensors[n].requires_grad_()
+        value = function(*tensors.values(), **s.values)
+        value.backward()
+        exact = outputs(s.traced, point, s.vector)
+        assert value.item() == pytest.approx(float(exact["value"]), rel=1e-12, abs=1e-13)
+        for n in s.formula.differentiable:
+            expected = np.array(exact[f"grad_{n}"], float)
+            np.testing.assert_allclose(tensors[n].grad.numpy(), expected, rtol=1e-11, atol=1e-13, err_msg=n)
+
+
+# --- programs ---------------------------------------------------------------------------------------------------------------
+
+
+def function_of(op):
+    own = {"fma": lambda a, b, c: a * b + c}
+    return own.get(op) or twin._OPERATORS.get(op) or twin._FUNCTIONS.get(op) or getattr(np, op)
+
+
+def gather(op, elements):
+    """A fold over each row: (rows, columns) to (rows, 1)."""
+    return np.sum(elements, 1, keepdims=True) if op == "total" else np.max(elements, 1, keepdims=True)
+
+
+class Values:
+    """Nodes in NumPy, from known ones: (rows, columns), (rows, 1) or a scalar. Leaves that are not known must not be needed."""
+
+    def __init__(self, known, folds=False):
+        self.known, self.folds = {id(node): value for node, value in known.items()}, folds
+
+    def __call__(self, node):
+        if id(node) not in self.known:
+            with np.errstate(all="ignore"):
+                self.known[id(node)] = self.compute(node)
+        return self.known[id(node)]
+
+    def compute(self, node):
+        if node.op == "literal":
+            return node.args[0]
+        if self.folds and node.op == "pick":
+            return np.take_along_axis(*map(self, node.args), 1)
+        if self.folds and node.op in FOLDS:
+            return gather(node.op, self(node.args[0]))
+        assert node.args and node.op not in {"input", "parameter", *FOLDS}, f"{node} is not declared"
+        return function_of(node.op)(*map(self, node.args))
+
+
+def constants(traced, vector, columns):
+    """The hyperparameters and the length, which need no declaration."""
+    length_node = traced.graph.node("length")
+    return dict(zip(traced.parameters, map(np.float64, vector), strict=True)) | {length_node: np.float64(columns)}
+
+
+def shape_of(program, name):
+    """The arrays along a row, and those of the row's numbers."""
+    return (ROWS, LENGTH) if name in program.rows or name in program.passes[-1].writes else (ROWS, 1)
+
+
+def filled(program, arrays):
+    """The arrays that the engine has before the first step: inputs, and the picked elements."""
+    given = {name: array for name, array in arrays.items() if name in program.rows or name in program.numbers}
+    names = {id(symbol): name for name, symbol in program.traced.inputs.items()}
+    for name, node in program.picks.items():
+        x, label = (arrays[names[id(a)]] for a in node.args)
+        given[name] = np.take_along_axis(x, label, 1)
+    return given
+
+
+def run_nodes(program, arrays, vector):
+    """The program, node by node; it sees the uniforms and what each step and pass declares, nothing else."""
+    uniform = Values(constants(program.traced, vector, LENGTH))
+    uniforms = {node: uniform(node) for node in program.uniforms}
+    found = filled(program, arrays)
+
+    def compute(reads, writes):
+        values = Values(uniforms | {node: found[name] for name, node in reads.items()})
+        found.update({name: np.broadcast_to(values(node), shape_of(program, name)) for name, node in writes.items()})
+
+    for step, here in zip(program.steps, program.passes, strict=True):
+        compute(step.reads, step.writes)
+        compute(here.rows | here.numbers, here.writes)
+        for fold, name in here.folds.items():
+            found[fold] = gather(program.numbers[fold].op, found[name])
+    return found
+
+
+def compiled(program):
+    """The emitted kernels for float64 as Python functions `(count, arrays, uniforms)`, by kind and place."""
+    scope, found = {"INFINITY": np.inf, "NAN": np.nan}, {}
+    for name, text in program.kernels("x", F64, "x"):
+        python = re.sub(r"^    cdef [\w, ]+\n", "", text, flags=re.M)
+        python = re.sub(r"cdef void (\w+)\(.+", r"def \1(count, arrays, uniforms):", python)
+        scope |= {f"{op}_f64": function_of(op) for op in re.findall(r"(\w+)_f64\((?!count)", python)}
+        exec(re.sub(r"cdef \w+ |<double>", "", python), scope)
+        kind, k = re.search(r"(step|along|across)(\d+)_f64$", name).groups()
+        found[kind, int(k)] = scope[name]
+    return found
+
+
+def prepared(program, arrays, vector):
+    """What an engine holds: the kernels, its uniforms, and every array by its code of the layout."""
+    layout, given = program.layout(), filled(program, arrays)
+    uniforms = list(map(Values(constants(program.traced, vector, LENGTH)), program.uniforms))
+    codes = {name: k for k, (name, _) in enumerate(layout["rows"])}
+    codes |= {name: NUMBERS + k for k, name in enumerate(layout["numbers"])}
+    codes |= {name: OUTPUTS + k for k, name in enumerate(layout["outputs"])}
+    held = {code: np.array(given.get(n, np.full(shape_of(program, n), np.nan)), float) for n, code in codes.items()}
+    for number, x in layout["picks"]:
+        np.testing.assert_array_equal(held[number], np.take_along_axis(held[x], arrays["target"], 1))
+    return layout, uniforms, codes, held, compiled(program)
+
+
+def run_along(program, arrays, vector):
+    """The emitted steps, and the passes that go along a row, placed as the layout says."""
+    layout, uniforms, codes, held, kernels = prepared(program, arrays, vector)
+    for k, folds in enumerate(layout["folds"]):
+        if ("step", k) in kernels:
+            kernels["step", k](ROWS, [held[c][:, 0] for c in layout["step"][k]], uniforms)
+        for r in range(ROWS):
+            if ("along", k) in kernels:
+                kernels["along", k](LENGTH, [held[c][r] for c in layout["along"][k]], uniforms)
+            for is_sum, fold, element in folds:
+                held[fold][r] = np.sum(held[element][r]) if is_sum else np.max(held[element][r])
+    return {name: held[code] for name, code in codes.items()}
+
+
+def run_across(program, arrays, vector):
+    """The emitted steps, and the passes that go across rows, one element of each at a time."""
+    layout, uniforms, codes, held, kernels = prepared(program, arrays, vector)
+    for k, folds in enumerate(layout["folds"]):
+        if ("step", k) in kernels:
+            kernels["step", k](ROWS, [held[c][:, 0] for c in layout["step"][k]], uniforms)
+        for is_sum, fold, _ in folds:
+            held[fold][:] = 0 if is_sum else -np.inf
+        for j in range(LENGTH):
+            tiles = [held[c][:, 0 if NUMBERS <= c < OUTPUTS else j] for c in layout["across"][k]]
+            if ("across", k) in kernels:
+                kernels["across", k](ROWS, tiles, uniforms)
+    return {name: held[code] for name, code in codes.items()}
+
+
+def test_the_slow_twin_reads_nothing_undeclared():
+    x, c, y = symbols()
+    for node in (exp(x), exp(c), total(x) + 1, largest(x), pick(x, y)):
+        with pytest.raises(AssertionError, match="is not declared"):
+            Values({x: 1.0} if node.op in FOLDS or node.level == ROW else {})(node)
+    assert Values({total(x): 2.0})(total(x) + 1) == 3
+
+
+@pytest.mark.parametrize("want", WANTS)
+@BY_NAME
+def test_a_program_computes_its_outputs(name, want):
+    s = SAMPLES[name]
+    roles = s.formula.roles(want)
+    arrays = draw(s.formula, np.random.default_rng(2), ROWS, LENGTH)
+    program = Program(s.traced, roles)
+    direct = Values({s.traced.inputs[n]: a for n, a in arrays.items()} | constants(s.traced, s.vector, LENGTH), folds=True)
+    expected = {role: np.broadcast_to(direct(s.traced.outputs[role]), shape_of(program, role)) for role in roles}
+    for run in (run_nodes, run_along, run_across):
+        found = run(program, arrays, s.vector)
+        for role in roles:
+            # The kernels sum and multiply in another order, which shows where a derivative is the rest of larger numbers.
+            atol = 0 if run is run_nodes else 1e-13
+            np.testing.assert_allclose(found[role], expected[role], rtol=1e-12, atol=atol, err_msg=f"{run.__name__} {role}")
+
+
+@BY_NAME
+def test_kernels_declare_what_they_name(name):
+    s = SAMPLES[name]
+    program = Program(s.traced, s.formula.roles("vg"))
+    arrays = {*program.rows, *program.numbers, *program.passes[-1].writes}
+    for kernel, text in program.kernels("vg", F32, "x"):
+        head, loop = text.split("    for i in range(count):\n")
+        tiles = re.findall(r"cdef float(?:_tile)? (\w+) = arrays\[(\d+)\]", head)
+        assert [int(k) for _, k in tiles] == list(range(len(tiles))), kernel
+        assert {tile for tile, _ in tiles} <= arrays, kernel
+        local = re.findall(r"\bt\d+\b", "".join(re.findall(r"cdef (?:float|bint) (t.*)", head)))
+        uniform = re.findall(r"cdef float (\w+) = <float>uniforms\[\d+\]", head)
+        declared = [*(tile for tile, _ in tiles), *local, *uniform]
+        assert len(set(declared)) == len(declared), kernel
+        named = set(re.findall(r"(?<![\w.])[A-Za-z_]\w*\b(?!\()", loop)) - {"i", "float", "INFINITY"}
+        assert named == set(declared), kernel
+
+
+# --- the language -----------------------------------------------------------------------------------------------------------
+
+
+def symbols():
+    """A row, a number of the row, and a label."""
+    graph = Graph()
+    return graph.node("input", "x"), graph.node("input", "c", level=ROW), graph.node("input", "y", kind=INT, level=ROW)
+
+
+def test_pick_of_an_expression_is_the_expression_of_the_picked():
+    x, c, y = symbols()
+    assert pick(exp(c * x) + largest(x), y) is exp(c * pick(x, y)) + largest(x)
+    assert pick(x, y).level == ROW
+    assert pick(c, y) is c
+
+
+def test_total_takes_out_what_is_the_same_for_the_row():
+    x, c, _ = symbols()
+    assert total(c * x) is c * total(x)
+    assert total(x * c) is c * total(x)
+    assert total(-x) is -total(x)
+    assert total(2 * x) is 2 * total(x)
+    assert total(x * largest(x)) is largest(x) * total(x)
+    assert total(x * x).op == "total"
+
+
+def test_folds_of_what_does_not_vary():
+    x, c, _ = symbols()
+    assert total(c) is c * length(c)
+    assert total(x.graph.literal(3.0)) is 3 * length(x)
+    assert largest(c) is c
+    assert mean(x) is total(x) / length(x)
+    assert length(x).uniform
+
+
+def test_a_row_formula_returns_a_number_of_the_row():
+    def forgets_to_fold(x):
+        return x - mean(x)
+
+    with pytest.raises(FormulaError, match="must return a number made of folds, not an element"):
+        define(forgets_to_fold, "x")
+
+
+def in_doubles(function, *rows):
+    """A fold of one row in float64."""
+    x = symbols()[0]
+    return [float(Values({x: np.array([r]), length(x): len(r)}, folds=True)(function(x))[0, 0]) for r in rows]
+
+
+def test_logsumexp_does_not_overflow():
+    inf = np.inf
+    assert in_doubles(logsumexp, [-inf, -inf], [-inf], [-inf, 3.0], [inf, 0.0]) == [-inf, -inf, 3.0, inf]
+    assert in_doubles(logsumexp, [1e300, -1e300], [-1e300, -1e300], [1000.0, 1000.0]) == [1e300, -1e300, 1000 + np.log(2)]
+    assert np.isnan(in_doubles(logsumexp, [np.nan, 1.0])[0])
+    mpmath = pytest.importorskip("mpmath")
+    x = symbols()[0]
+    traced = Traced("", x.graph, {"x": x}, [], {"value": logsumexp(x)})
+    assert oracle.evaluate(traced, {"x": [-inf, -inf]}, [])["value"] == -mpmath.inf
+
+
+def derivatives(function, x):
+    """Gradient and second derivatives of a row formula of one row."""
+    s = define(function, "x")
+    found = outputs(s.traced, {"x": x}, s.vector)
+    return [float(g) for g in found["grad_x"]], [float(h) for h in found["hess_x"]]
+
+
+def test_the_largest_share_the_derivative():
+    def peak(x):
+        return largest(x)
+
+    assert derivatives(peak, [3.0, 1.0, 3.0])[0] == [0.5, 0.0, 0.5]
+    assert derivatives(peak, [1.0, 2.0])[0] == [0.0, 1.0]
+    assert derivatives(peak, [2.0] * 4)[0] == [0.25] * 4
+
+
+def test_the_derivative_of_norm2_at_zero():
+    def size(x):
+        return norm2(x)
+
+    assert derivatives(size, [0.0, 0.0])[0] == [0.0, 0.0]
+    assert derivatives(size, [3.0, -4.0])[0] == [0.6, -0.8]
+
+
+# --- stages -----------------------------------------------------------------------------------------------------------------
+
+
+def folds_by_pass(name, want):
+    s = SAMPLES[name]
+    program = Program(s.traced, s.formula.roles(want))
+    return [sorted(program.numbers[fold].op for fold in here.folds) for here in program.passes]
+
+
+def test_folds_that_do_not_wait_share_a_pass():
+    for want in WANTS:  # only the value needs the mean of the logits
+        peaks = ["shift", "total", "total"] if "v" in want else ["shift", "total"]
+        assert folds_by_pass("cross_entropy", want) == [peaks, ["total"], []]
+        assert folds_by_pass("cosine_distance", want) == [["total"] * 3, []]
+        assert folds_by_pass("triplet", want) == [["total"] * 3, []]
+    assert folds_by_pass("average", "v") == [["total"], []]
+    assert folds_by_pass("average", "g") == [["total"], []]  # for the sake of a NaN alone
+    assert folds_by_pass("kurtosis", "v") == [["total"], ["total"], ["total"], []]
+
+
+def test_exponentials_are_kept():
+    """The exponentials that a fold sums up are those that the gradient reads."""
+    s = SAMPLES["cross_entropy"]
+    for want in WANTS:
+        program = Program(s.traced, s.formula.roles(want))
+        (kept,) = program.passes[1].folds.values()
+        assert program.rows[kept].op == "exp"
+        assert program.kept(kept) == (kept in program.passes[2].rows) == (want != "v")
+        texts = dict(program.kernels(want, F32, "x"))
+        for kind in ("along", "across"):
+            assert sum(text.count("exp_f32") for name, text in texts.items() if kind in name) == 1
+
+
+def test_labels_take_no_pass():
+    s = SAMPLES["cross_entropy"]
+    program = Program(s.traced, s.formula.roles("vg"))
+    assert set(program.picks) == {"picked_logits", "picked_weight"}
+    assert all("target" not in {**step.reads, **here.rows} for step, here in zip(program.steps, program.passes, strict=True))
+
+
+# --- the text ---------------------------------------------------------------------------------------------------------------
+
+
+def text_of_cross_entropy():
+    s = SAMPLES["cross_entropy"]
+    program = Program(s.traced, s.formula.roles("vg"))
+    return "\n\n\n".join(text for _, text in program.kernels("vg", F32, "tests/test_rows.py")) + "\n"
