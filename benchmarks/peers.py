@@ -142,6 +142,28 @@ def against_sklearn(table, title, name, size, seconds):
     table.row(title, times["ours"], times["peer"])
 
 
+def rows_against_torch(table, title, shape, bar, seconds):
+    """Cross-entropy of rows of logits, the gradient into a given array."""
+    rng = np.random.default_rng(0)
+    logits, labels = rng.standard_normal(shape, dtype=np.float32), rng.integers(0, shape[1], shape[0])
+    grad = np.zeros_like(logits)
+    leaf, there = torch.from_numpy(logits).requires_grad_(), torch.from_numpy(labels)
+
+    def ours():
+        return fl.cross_entropy.value_and_grad(logits, labels, grad_out=grad)
+
+    def peer():
+        leaf.grad = None
+        F.cross_entropy(leaf, there).backward()
+
+    value, _ = ours()
+    peer()
+    np.testing.assert_allclose(value, F.cross_entropy(leaf, there).item(), rtol=1e-4)
+    np.testing.assert_allclose(grad, leaf.grad.numpy(), rtol=1e-3, atol=1e-6 / shape[0])
+    times = alternate({"ours": ours, "peer": peer}, seconds)
+    table.row(title, times["ours"], times["peer"], bar)
+
+
 def losses_rows():
     """(title, function, arguments) for each comparison of value and gradient together."""
     for size in (10**7, 10**3, 10**5, 10**6):
@@ -246,6 +268,11 @@ def same_bits(table, title, seconds):
 
 ROWS = [
     *losses_rows(),
+    ("torch: cross_entropy, 4096 x 1000", rows_against_torch, ((4096, 1000), Bar(ratio=3.5))),
+    ("torch: cross_entropy, 512 x 32000", rows_against_torch, ((512, 32000), Bar(ratio=6))),
+    ("torch: cross_entropy, 64 x 10", rows_against_torch, ((64, 10), Bar(ratio=8, seconds=5e-6))),
+    ("torch: cross_entropy, 10^6 x 3", rows_against_torch, ((10**6, 3), Bar(ratio=8))),
+    ("torch: cross_entropy, 10^5 x 10", rows_against_torch, ((10**5, 10), Bar(ratio=8))),
     ("torch fused: AdamW.step, 1 tensor of 10^7", adamw, ((1, 10**7), Bar(ratio=0.95))),
     ("torch fused: AdamW.step, 1,000 tensors of 10^3", adamw, ((1_000, 10**3), Bar(ratio=8))),
     ("torch fused: AdamW.step, 1 tensor of 10^3", adamw, ((1, 10**3), NO_BAR)),

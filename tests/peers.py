@@ -14,7 +14,8 @@ def evaluate(formula, peer, inputs, parameters):
     """A peer's `(value, gradients)`: arrays, and a dict by input name, or None where the peer has no gradients."""
     formula = getattr(formula, "formula", formula)
     expression = formula.peers[peer]
-    inputs = {name: np.asarray(array, dtype=np.float64) for name, array in inputs.items()}
+    inputs = {name: _number_array(array) for name, array in inputs.items()}
+    inputs |= {name: None for name in formula.optional if name not in inputs}
     if peer == "torch":
         return _through_torch(formula, expression, inputs, parameters)
     with np.errstate(all="ignore"):
@@ -25,9 +26,15 @@ def evaluate(formula, peer, inputs, parameters):
     return np.asarray(result), None
 
 
+def _number_array(array):
+    """Labels stay whole numbers; all else is float64."""
+    array = np.asarray(array)
+    return array if array.dtype.kind in "iu" else array.astype(np.float64)
+
+
 def _through_torch(formula, expression, inputs, parameters):
     torch = pytest.importorskip("torch")
-    tensors = {name: torch.tensor(array) for name, array in inputs.items()}
+    tensors = {name: None if array is None else torch.tensor(array) for name, array in inputs.items()}
     wanted = [tensors[name].requires_grad_() for name in formula.differentiable]
     names = {"torch": torch, "F": torch.nn.functional}
     names |= {f.__name__: f for f in (focal_torchvision, asymmetric_ridnik)}

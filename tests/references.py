@@ -12,6 +12,7 @@ import numpy as np
 import peers
 import test_formulas
 import test_optimizers
+import test_row_registry
 
 import fastloss as fl
 
@@ -37,6 +38,24 @@ def losses():
                 "value": value.tolist(),
                 "gradients": _lists(gradients or {}),
             }
+
+
+def row_losses():
+    """The same of the losses of rows: two rows of five."""
+    for name in fl.losses.ROWS:
+        formula = getattr(fl, name).formula
+        for peer in LIBRARIES.keys() & formula.peers.keys():
+            for parameters, there in test_row_registry.settings(formula):
+                inputs = test_row_registry.draw(formula, (2, 5), there, seed=9)
+                value, gradients = peers.evaluate(formula, peer, inputs, parameters)
+                yield {
+                    "loss": name,
+                    "peer": peer,
+                    "parameters": parameters,
+                    "inputs": _lists(inputs),
+                    "value": value.tolist(),
+                    "gradients": _lists(gradients or {}),
+                }
 
 
 def optimizers():
@@ -66,7 +85,7 @@ def _lists(arrays):
 
 def main():
     versions = {library: importlib.metadata.version(package) for library, package in LIBRARIES.items()}
-    records = [*losses(), *optimizers()]
+    records = [*losses(), *row_losses(), *optimizers()]
     lines = ",\n".join(json.dumps(record) for record in records)
     FILE.write_text(f'{{"versions": {json.dumps(versions)}, "records": [\n{lines}\n]}}\n', encoding="utf-8")
     print(f"{len(records)} records of fastloss {fl.__version__}'s losses and optimizers in {FILE.name}")
