@@ -12,7 +12,8 @@ class RowLoss(Loss):
     documentation = """A loss of whole rows: value, gradient and diagonal Hessian of one formula, in one pass.
 
     As `Loss`, and the inputs are rows along `axis` with any number of dimensions besides. The losses, weights and labels have
-    the shape that is left without it.
+    the shape that is left without it. Rows of fewer than 64 elements, and rows that lie side by side in memory, are summed in
+    another order than long rows that lie one after the other: between those the last bits may differ.
 
     Parameters
     ----------
