@@ -132,7 +132,8 @@ def tiles_text(formulas):
             if isinstance(formula, definition.RowFormula):
                 for want in formula.wants:
                     of_want = program.Program(traced, formula.roles(want))
-                    layouts[f"{traced.name}_{want}"] = of_want.layout()
+                    layouts[f"{traced.name}_{want}"] = layout = of_want.layout()
+                    check_room(traced.name, of_want, layout)
                     for precision in definition.PRECISIONS:
                         for name, text in of_want.kernels(want, precision, formula.source):
                             texts.append(text)
@@ -148,6 +149,22 @@ def tiles_text(formulas):
     head = HEAD + '\ninclude "tilework.pxi"\n'
     end = f"\n\n# What the engine is told of the row formulas' programs.\nLAYOUTS = {layouts!r}\n"
     return "\n\n\n".join([head, *texts]) + "\n" + ADDRESSES.format(count=len(entries)) + "\n".join(entries) + end
+
+
+def check_room(name, program, layout):
+    """Whether the engine's fixed tables (rows.pxi) hold the program."""
+    loops = [*layout["step"], *layout["along"], *layout["across"]]
+    for what, count, most in (
+        ("rows", len(layout["rows"]), 40),
+        ("numbers of a row", len(layout["numbers"]), 64),
+        ("passes", len(layout["step"]), 8),
+        ("folds in a pass", max(map(len, layout["folds"])), 24),
+        ("outputs", len(layout["outputs"]), 8),
+        ("arrays of a kernel", max(map(len, loops)), 64),
+        ("uniform numbers", len(program.uniforms), 31),
+    ):
+        if count > most:
+            raise ValueError(f"{name}: a row formula must need at most {most} {what}, got {count}")
 
 
 def tilework():
