@@ -15,6 +15,44 @@ class Plan:
         gradient_of: tuple[str, ...],
         vector: list[float],
     ) -> None: ...
+    def evaluate(
+        self,
+        want: int,
+        inputs: tuple[Any, ...],
+        sample_weight: Any,
+        reduction: str,
+        normalizer: Any,
+        value_out: Any,
+        grad_out: Any,
+        hess_out: Any,
+        check: bool,
+    ) -> tuple[Any, Any, Any]: ...
+
+class RowPlan:
+    def __init__(
+        self,
+        who: str,
+        variant: str,
+        inputs: tuple[str, ...],
+        kinds: tuple[str, ...],
+        domains: tuple[Any, ...],
+        differentiable: tuple[str, ...],
+        vector: list[float],
+        axis: int,
+        ignore_index: int,
+    ) -> None: ...
+    def evaluate(
+        self,
+        want: int,
+        inputs: tuple[Any, ...],
+        sample_weight: Any,
+        reduction: str,
+        normalizer: Any,
+        value_out: Any,
+        grad_out: Any,
+        hess_out: Any,
+        check: bool,
+    ) -> tuple[Any, Any, Any]: ...
 
 class RuleVariant:
     def __init__(self, name: str) -> None: ...
@@ -23,18 +61,6 @@ class Sweep:
     def __init__(self, who: str, tensors: list[tuple[int, str, Any, list[Any]]]) -> None: ...
     def step(self, variants: list[RuleVariant], vectors: list[list[float]], grads: list[Any]) -> None: ...
 
-def evaluate(
-    plan: Plan,
-    want: int,
-    inputs: tuple[Any, ...],
-    sample_weight: Any,
-    reduction: str,
-    normalizer: Any,
-    value_out: Any,
-    grad_out: Any,
-    hess_out: Any,
-    check: bool,
-) -> tuple[Any, Any, Any]: ...
 def apply(name: str, *inputs: Any) -> Any: ...
 def get_num_threads() -> int: ...
 def set_num_threads(count: int) -> None: ...

@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
-"""The CPU engine: from NumPy arrays to tiles and back, for losses (`evaluate`) and update rules (`Sweep`)."""
+"""The CPU engine: from NumPy arrays to tiles and back, for losses (`Plan`, `RowPlan`) and update rules (`Sweep`)."""
 
 from cpython.buffer cimport PyBUF_FORMAT, PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
@@ -313,6 +313,15 @@ cdef class Plan:
         memset(self.kernels, 0, sizeof(self.kernels))
         (<uniforms_function>address(variant + "_uniforms"))(parameters, self.uniforms)
 
+    def evaluate(self, int want, tuple inputs, object sample_weight, str reduction, object normalizer, object value_out, object grad_out, object hess_out, bint check):
+        """The requested values: what the public calls forward to. Returns (value, gradient, hessian), None where not asked for."""
+        cdef Held held
+        held.count = 0
+        try:
+            return _evaluate(self, want, inputs, sample_weight, reduction, normalizer, value_out, grad_out, hess_out, check, &held)
+        finally:
+            release(&held)
+
     cdef kernel_function kernel(self, int want, int precision) except NULL:
         if self.kernels[want][precision] == NULL:
             letters = "v" * (want & VALUE > 0) + "g" * (want & GRAD > 0) + "h" * (want & HESS > 0)
@@ -387,16 +396,6 @@ cdef double scan(Operand* a, const Tilework* work, Py_ssize_t count, str who, st
     finally:
         if chunks > FEW:
             PyMem_Free(job.sums_by_chunk)
-
-
-def evaluate(Plan plan, int want, tuple inputs, object sample_weight, str reduction, object normalizer, object value_out, object grad_out, object hess_out, bint check):
-    """The requested values of a loss: what the public calls forward to. Returns (value, gradient, hessian), None where not asked for."""
-    cdef Held held
-    held.count = 0
-    try:
-        return _evaluate(plan, want, inputs, sample_weight, reduction, normalizer, value_out, grad_out, hess_out, check, &held)
-    finally:
-        release(&held)
 
 
 cdef object _evaluate(Plan plan, int want, tuple inputs, object sample_weight, str reduction, object normalizer, object value_out, object grad_out, object hess_out, bint check, Held* held):

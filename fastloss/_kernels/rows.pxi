@@ -459,7 +459,8 @@ cdef void across_chunk(void* context, Py_ssize_t chunk) noexcept nogil:
 cdef class RowPlan:
     """One variant of a row formula, bound to its programs and to the values of its hyperparameters.
 
-    `kinds` says of each input what it holds: "row", "number", "label" or "class weight".
+    `kinds` says of each input what it holds: "row", "number", "label" or "class weight"; rows lie along `axis`, and those of the
+    label `ignore_index` are left out.
     """
 
     cdef readonly str who
@@ -468,6 +469,8 @@ cdef class RowPlan:
     cdef readonly tuple kinds
     cdef readonly tuple domains
     cdef readonly tuple differentiable
+    cdef int axis
+    cdef Py_ssize_t ignore_index
     cdef uniforms_function fill
     cdef double[MAX_UNIFORMS] parameters
     cdef int parameter_count
@@ -482,13 +485,22 @@ cdef class RowPlan:
             for precision in range(2):
                 PyMem_Free(self.programs[want][precision])
 
-    def __init__(self, who, variant, inputs, kinds, domains, differentiable, vector):
+    def __init__(self, who, variant, inputs, kinds, domains, differentiable, vector, axis, ignore_index):
         self.who, self.variant, self.inputs, self.kinds, self.domains = who, variant, inputs, kinds, domains
-        self.differentiable = differentiable
+        self.differentiable, self.axis, self.ignore_index = differentiable, axis, ignore_index
         self.fill = <uniforms_function>address(variant + "_uniforms")
         self.parameter_count = len(vector)
         for i, value in enumerate(vector):
             self.parameters[i] = value
+
+    def evaluate(self, int want, tuple inputs, object sample_weight, str reduction, object normalizer, object value_out, object grad_out, object hess_out, bint check):
+        """As `Plan.evaluate`."""
+        cdef Held held
+        held.count = 0
+        try:
+            return _evaluate_rows(self, want, inputs, sample_weight, reduction, normalizer, value_out, grad_out, hess_out, check, &held)
+        finally:
+            release(&held)
 
     cdef const RowProgram* program(self, int want, int precision) except NULL:
         cdef RowProgram* program = self.programs[want][precision]
@@ -556,19 +568,10 @@ cdef int lay_out_rows(RowOperand* a, const Py_buffer* view, int code, const Tile
     return 1
 
 
-def evaluate_rows(RowPlan plan, int want, list inputs, int axis, sample_weight, Py_ssize_t ignore_index, str reduction, object normalizer, object value_out, grad_out, hess_out, bint check):
-    """The requested values of a row loss: (value, gradients, hessians), None where not asked for."""
-    cdef Held held
-    held.count = 0
-    try:
-        return _evaluate_rows(plan, want, inputs, axis, sample_weight, ignore_index, reduction, normalizer, value_out, grad_out, hess_out, check, &held)
-    finally:
-        release(&held)
-
-
-cdef object _evaluate_rows(RowPlan plan, int want, list inputs, int axis, sample_weight, Py_ssize_t ignore_index, str reduction, object normalizer, object value_out, grad_out, hess_out, bint check, Held* held):
+cdef object _evaluate_rows(RowPlan plan, int want, tuple inputs, object sample_weight, str reduction, object normalizer, object value_out, grad_out, hess_out, bint check, Held* held):
     cdef RowJob job
     cdef Operand whole
+    cdef int axis = plan.axis
     cdef str who = plan.who
     cdef int k
     cdef double[MAX_UNIFORMS] uniforms
@@ -600,7 +603,7 @@ cdef object _evaluate_rows(RowPlan plan, int want, list inputs, int axis, sample
     cdef Py_ssize_t count = job.count, chunks
     job.program = plan.program(want, precision)
     job.work = work
-    job.ignore_index = ignore_index
+    job.ignore_index = plan.ignore_index
 
     # Inputs.
     held_arrays = []

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .._kernels import arrays
-from .._kernels.engine import Plan, evaluate
+from .._kernels.engine import Plan
 from ..formula import Formula, Interval
 from ..formula.document import docstring
 
@@ -65,7 +65,7 @@ class Loss:
     ):
         """The loss: a float, an array under ``reduction="none"``."""
         plan, inputs = self._plan(inputs, parameters)
-        return evaluate(plan, VALUE, inputs, sample_weight, reduction, normalizer, value_out, None, None, check)[0]
+        return plan.evaluate(VALUE, inputs, sample_weight, reduction, normalizer, value_out, None, None, check)[0]
 
     def value_and_grad(
         self,
@@ -80,7 +80,7 @@ class Loss:
     ):
         """The loss and its gradient, in one pass."""
         plan, inputs = self._plan(inputs, parameters)
-        return evaluate(plan, VALUE | GRAD, inputs, sample_weight, reduction, normalizer, value_out, grad_out, None, check)[:2]
+        return plan.evaluate(VALUE | GRAD, inputs, sample_weight, reduction, normalizer, value_out, grad_out, None, check)[:2]
 
     def value_grad_hess(
         self,
@@ -96,8 +96,7 @@ class Loss:
     ):
         """The loss, its gradient and the diagonal of its Hessian, in one pass."""
         plan, inputs = self._plan(inputs, parameters)
-        return evaluate(
-            plan,
+        return plan.evaluate(
             VALUE | GRAD | HESS,
             inputs,
             sample_weight,
@@ -122,12 +121,12 @@ class Loss:
     ):
         """The gradient and the diagonal of the Hessian, in one pass."""
         plan, inputs = self._plan(inputs, parameters)
-        return evaluate(plan, GRAD | HESS, inputs, sample_weight, reduction, normalizer, None, grad_out, hess_out, check)[1:]
+        return plan.evaluate(GRAD | HESS, inputs, sample_weight, reduction, normalizer, None, grad_out, hess_out, check)[1:]
 
     def grad(self, *inputs, sample_weight=None, reduction="mean", normalizer=None, grad_out=None, check=True, **parameters):
         """The gradient."""
         plan, inputs = self._plan(inputs, parameters)
-        return evaluate(plan, GRAD, inputs, sample_weight, reduction, normalizer, None, grad_out, None, check)[1]
+        return plan.evaluate(GRAD, inputs, sample_weight, reduction, normalizer, None, grad_out, None, check)[1]
 
     def _plan(self, inputs, parameters):
         """The bound kernels for these hyperparameters, and the inputs in order."""

@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
-from .._kernels.engine import RowPlan, evaluate_rows
+from .._kernels.engine import RowPlan
 from ..formula import Class, ClassWeight, PerRow, RowFormula
-from .loss import GRAD, HESS, MOST_PLANS, VALUE, Loss
+from .loss import MOST_PLANS, Loss
 
 
 class RowLoss(Loss):
@@ -32,100 +32,19 @@ class RowLoss(Loss):
         kinds = {Class: "label", ClassWeight: "class weight", PerRow: "number"}
         self._kinds = {name: kinds.get(type(domain), "row") for name, domain in formula.input_domains.items()}
 
-    def __call__(
-        self, *inputs, sample_weight=None, reduction="mean", normalizer=None, value_out=None, check=True, **parameters
-    ):
-        """The loss: a float, an array of the rows' losses under ``reduction="none"``."""
-        return self._evaluate(VALUE, inputs, parameters, sample_weight, reduction, normalizer, value_out, None, None, check)[0]
-
-    def value_and_grad(
-        self,
-        *inputs,
-        sample_weight=None,
-        reduction="mean",
-        normalizer=None,
-        value_out=None,
-        grad_out=None,
-        check=True,
-        **parameters,
-    ):
-        """The loss and its gradient."""
-        return self._evaluate(
-            VALUE | GRAD, inputs, parameters, sample_weight, reduction, normalizer, value_out, grad_out, None, check
-        )[:2]
-
-    def value_grad_hess(
-        self,
-        *inputs,
-        sample_weight=None,
-        reduction="mean",
-        normalizer=None,
-        value_out=None,
-        grad_out=None,
-        hess_out=None,
-        check=True,
-        **parameters,
-    ):
-        """The loss, its gradient and the diagonal of its Hessian."""
-        return self._evaluate(
-            VALUE | GRAD | HESS, inputs, parameters, sample_weight, reduction, normalizer, value_out, grad_out, hess_out, check
-        )
-
-    def grad_and_hess(
-        self,
-        *inputs,
-        sample_weight=None,
-        reduction="mean",
-        normalizer=None,
-        grad_out=None,
-        hess_out=None,
-        check=True,
-        **parameters,
-    ):
-        """The gradient and the diagonal of the Hessian."""
-        return self._evaluate(
-            GRAD | HESS, inputs, parameters, sample_weight, reduction, normalizer, None, grad_out, hess_out, check
-        )[1:]
-
-    def grad(self, *inputs, sample_weight=None, reduction="mean", normalizer=None, grad_out=None, check=True, **parameters):
-        """The gradient."""
-        return self._evaluate(GRAD, inputs, parameters, sample_weight, reduction, normalizer, None, grad_out, None, check)[1]
-
-    def _evaluate(self, want, inputs, parameters, sample_weight, reduction, normalizer, value_out, grad_out, hess_out, check):
-        options = {name: parameters.pop(name, default) for name, default in self.formula.options.items()}
-        names = self.formula.inputs
+    def _plan(self, inputs, parameters):
+        """The bound programs for these hyperparameters and options, and the inputs that are there, in order."""
+        names, count = self.formula.inputs, len(inputs)
+        if count > len(names):
+            raise TypeError(f"{self.__name__}: takes {len(names)} arrays ({', '.join(names)}), got {count}")
         given = dict(zip(names, inputs, strict=False))
-        given |= {name: parameters.pop(name) for name in names[len(inputs) :] if name in parameters}
-        missing = [name for name in names if given.get(name) is None and name not in self.formula.optional]
-        if missing:
-            raise TypeError(f"{self.__name__}: takes {', '.join(names)}, got no {missing[0]}")
-        if len(inputs) > len(names):
-            raise TypeError(f"{self.__name__}: takes {len(names)} arrays ({', '.join(names)}), got {len(inputs)}")
-        for name, value in options.items():
-            if isinstance(value, bool) or not hasattr(value, "__index__") or not -(2**53) <= value.__index__() <= 2**53:
-                raise TypeError(f"{self.__name__}: {name} must be a whole number within 2**53 of 0, got {value!r}")
+        given |= {name: parameters.pop(name) for name in names[count:] if name in parameters}
         there = tuple(name for name in names if given.get(name) is not None)
-        plan = self._row_plan(there, parameters)
-        return evaluate_rows(
-            plan,
-            want,
-            [given[name] for name in there],
-            options["axis"],
-            sample_weight,
-            options.get("ignore_index", -100),
-            reduction,
-            normalizer,
-            value_out,
-            grad_out,
-            hess_out,
-            check,
-        )
-
-    def _row_plan(self, there, parameters):
         key = (there, *parameters.items(), *map(type, parameters.values()))
+        inputs = tuple(given[name] for name in there)
         try:
-            return self._plans[key]
-        except (KeyError, TypeError):
+            return self._plans[key], inputs
+        except (KeyError, TypeError):  # new, or not hashable
             plan = self._bind(there, parameters)
         try:
             if len(self._plans) > MOST_PLANS:
@@ -133,10 +52,14 @@ class RowLoss(Loss):
             self._plans[key] = plan
         except TypeError:
             pass
-        return plan
+        return plan, inputs
 
     def _bind(self, there, parameters):
         formula = self.formula
+        missing = [name for name in formula.inputs if name not in there and name not in formula.optional]
+        if missing:
+            raise TypeError(f"{formula.name}: takes {', '.join(formula.inputs)}, got no {missing[0]}")
+        options = {name: self._option(name, parameters.pop(name, default)) for name, default in formula.options.items()}
         unknown = [name for name in parameters if name not in formula.parameters]
         if unknown:
             known = ", ".join([*formula.inputs, *formula.parameters, *self.formula.options])
@@ -148,7 +71,15 @@ class RowLoss(Loss):
         variant = formula.variant_name(formula.choice(values, there))
         kinds = tuple(self._kinds[name] for name in there)
         domains = tuple(self._domains[formula.inputs.index(name)] for name in there)
-        return RowPlan(formula.name, variant, there, kinds, domains, formula.differentiable, formula.vector(values))
+        vector, ignore_index = formula.vector(values), options.get("ignore_index", 0)
+        return RowPlan(
+            formula.name, variant, there, kinds, domains, formula.differentiable, vector, options["axis"], ignore_index
+        )
+
+    def _option(self, name, value):
+        if isinstance(value, bool) or not hasattr(value, "__index__") or not -(2**53) <= value.__index__() <= 2**53:
+            raise TypeError(f"{self.__name__}: {name} must be a whole number within 2**53 of 0, got {value!r}")
+        return min(max(value.__index__(), -(2**31)), 2**31 - 1) if name == "axis" else value.__index__()
 
 
 def row_loss(**options: Any) -> Callable[[Callable], RowLoss]:
