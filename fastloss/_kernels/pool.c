@@ -240,14 +240,33 @@ static int spin(void)
     }
 }
 
+/* Whether this helper is on another core than the caller's, where it could only take the caller's
+   place.  A kernel likes to wake a helper on that very core, and leaves it there for some three
+   milliseconds of calls, even beside an idle core: to forbid the core for a moment moves it. */
+static int beside_caller(void)
+{
+    int core = atomic_load(&pool.core);
+    if (current_core() != core)
+        return 1;
+#ifdef __linux__
+    cpu_set_t allowed[16], others[16];
+    if (sched_getaffinity(0, sizeof allowed, allowed))
+        return 0;
+    memcpy(others, allowed, sizeof allowed);
+    CPU_CLR_S(core, sizeof others, others);
+    if (CPU_COUNT_S(sizeof others, others) && !sched_setaffinity(0, sizeof others, others))
+        sched_setaffinity(0, sizeof allowed, allowed);
+#endif
+    return current_core() != atomic_load(&pool.core);
+}
+
 static void *helper_main(void *argument)
 {
     sleeper *self = argument;
     inside = 1;
     for (;;) {
-        /* On the caller's core, where a loaded kernel likes to wake it, a helper could only take
-           the caller's place.  A job missed on the way to sleep is the caller's, like any other. */
-        while (current_core() != atomic_load(&pool.core) && help())
+        /* A job missed on the way to sleep is the caller's, like any other. */
+        while (beside_caller() && help())
             while (spin() && help())
                 continue;
         atomic_store(&self->asleep, 1);
