@@ -21,6 +21,7 @@ _OPERATORS |= {"add": operator.add, "sub": operator.sub, "mul": operator.mul, "d
 _OPERATORS |= {"and": operator.and_, "or": operator.or_}
 _FUNCTIONS = {
     "absolute": np.abs,
+    "exp_nonpositive": np.exp,
     "sqrt1pm1": lambda x: x / (1 + np.sqrt(1 + x)),
     "log1pmx": lambda x: np.log1p(x) - x,
     "sigmoid": lambda x: 1 / (1 + np.exp(-x)),

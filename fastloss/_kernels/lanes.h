@@ -6,19 +6,27 @@
 #include <math.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 #if defined(__SSE2__)
 #include <immintrin.h>
 #endif
 
-/* A fixed number of lanes, whatever the vector width: the same bits on every level. */
+/* A fixed number of lanes, whatever the vector width: the same bits on every level. What is left after whole blocks is the end of
+ * one more, which lies over the last: a scalar tail would take as long as some hundreds of elements. Less than a block is padded. */
 #define FASTLOSS_SUM(name, real, lane, LANES)                                                                                 \
     static double name(const real *tile, ptrdiff_t count) {                                                                   \
         lane lanes[LANES] = {0};                                                                                              \
+        real rest[LANES] = {0};                                                                                               \
         double sums[LANES];                                                                                                   \
         ptrdiff_t i = 0;                                                                                                      \
         for (; i + LANES <= count; i += LANES)                                                                                \
             for (int k = 0; k < LANES; k++) lanes[k] += tile[i + k];                                                          \
-        for (int k = 0; i + k < count; k++) lanes[k] += tile[i + k];                                                          \
+        if (i && i < count)                                                                                                   \
+            for (int k = 0; k < LANES; k++) lanes[k] += k < LANES - (int)(count - i) ? 0 : tile[count - LANES + k];           \
+        if (!i) {                                                                                                             \
+            memcpy(rest, tile, count * sizeof(real));                                                                         \
+            for (int k = 0; k < LANES; k++) lanes[k] += rest[k];                                                              \
+        }                                                                                                                     \
         for (int k = 0; k < LANES; k++) sums[k] = lanes[k];                                                                   \
         for (int width = LANES / 2; width; width /= 2)                                                                        \
             for (int k = 0; k < width; k++) sums[k] += sums[k + width];                                                       \
@@ -35,28 +43,36 @@ static double sum_f32(const float *tile, ptrdiff_t count) {
     return sum - sum == 0 ? sum : sum_f32_in_double(tile, count);
 }
 
-/* The maximum, NaN if there is one. */
-#define FASTLOSS_LARGEST(name, real, integer, LANES)                                                                          \
+/* The maximum, NaN if there is one: of all patterns without their sign, NaN's are the largest. */
+#define FASTLOSS_LARGER(of)                                                                                                   \
+    for (int k = 0; k < (int)(sizeof lanes / sizeof lanes[0]); k++) {                                                         \
+        memcpy(&pattern, (of) + k, sizeof pattern);                                                                           \
+        pattern &= unsigned_part;                                                                                             \
+        patterns[k] = pattern > patterns[k] ? pattern : patterns[k];                                                          \
+        lanes[k] = (of)[k] > lanes[k] ? (of)[k] : lanes[k];                                                                   \
+    }
+#define FASTLOSS_LARGEST(name, real, integer, most, infinite, LANES)                                                          \
     static double name(const real *tile, ptrdiff_t count) {                                                                   \
-        real lanes[LANES];                                                                                                    \
-        integer nan = 0;                                                                                                      \
+        real lanes[LANES], rest[LANES];                                                                                       \
+        const integer unsigned_part = most;                                                                                   \
+        integer patterns[LANES] = {0}, pattern;                                                                               \
         ptrdiff_t i = 0;                                                                                                      \
-        for (int k = 0; k < LANES; k++) lanes[k] = -INFINITY;                                                                 \
-        for (; i + LANES <= count; i += LANES)                                                                                \
-            for (int k = 0; k < LANES; k++) {                                                                                 \
-                lanes[k] = tile[i + k] > lanes[k] ? tile[i + k] : lanes[k];                                                   \
-                nan |= tile[i + k] != tile[i + k];                                                                            \
-            }                                                                                                                 \
-        for (; i < count; i++) {                                                                                              \
-            lanes[0] = tile[i] > lanes[0] ? tile[i] : lanes[0];                                                               \
-            nan |= tile[i] != tile[i];                                                                                        \
+        for (int k = 0; k < LANES; k++) lanes[k] = rest[k] = -INFINITY;                                                       \
+        for (; i + LANES <= count; i += LANES) FASTLOSS_LARGER(tile + i)                                                      \
+        if (i && i < count) FASTLOSS_LARGER(tile + count - LANES)                                                             \
+        if (!i) {                                                                                                             \
+            memcpy(rest, tile, count * sizeof(real));                                                                         \
+            FASTLOSS_LARGER(rest)                                                                                             \
         }                                                                                                                     \
         for (int width = LANES / 2; width; width /= 2)                                                                        \
-            for (int k = 0; k < width; k++) lanes[k] = lanes[k] > lanes[k + width] ? lanes[k] : lanes[k + width];              \
-        return nan ? NAN : lanes[0];                                                                                          \
+            for (int k = 0; k < width; k++) {                                                                                 \
+                lanes[k] = lanes[k] > lanes[k + width] ? lanes[k] : lanes[k + width];                                         \
+                patterns[k] = patterns[k] > patterns[k + width] ? patterns[k] : patterns[k + width];                          \
+            }                                                                                                                 \
+        return patterns[0] > infinite ? NAN : lanes[0];                                                                       \
     }
-FASTLOSS_LARGEST(largest_f64, double, int64_t, 32)
-FASTLOSS_LARGEST(largest_f32, float, int32_t, 64)
+FASTLOSS_LARGEST(largest_f64, double, int64_t, INT64_MAX, 0x7ff0000000000000, 32)
+FASTLOSS_LARGEST(largest_f32, float, int32_t, INT32_MAX, 0x7f800000, 64)
 
 /* target = tile * factor past the caches: the line is not read before it is written, which is a quarter of the traffic of a
  * call that reads two arrays and writes one. */

@@ -1,6 +1,12 @@
 # Row formulas: whole rows at a time, along each or across many. What their kernels compute is the programs' business
 # (fastloss/formula/program.py); this file feeds them rows, numbers of the row and places for results, and adds at the labels.
 
+cdef extern from *:
+    """
+    #define prefetch(x) __builtin_prefetch(x)
+    """
+    void prefetch(const void*) noexcept nogil
+
 cdef enum:
     MAX_STAGES = 8
     MAX_FOLDS = 24
@@ -269,6 +275,12 @@ cdef void along_chunk(void* context, Py_ssize_t chunk) noexcept nogil:
         for k in range(program.picks):
             memcpy(numbers + program.pick_number[k] * itemsize, rows[program.pick_row[k]] + label * itemsize, itemsize)
         for k in range(program.stages):
+            if k == 1 and row + 1 < last and length * itemsize <= 16384:
+                for f in range(job.inputs):
+                    if job.rows[f].along:
+                        out = place(&job.rows[f].rows, row + 1)
+                        for t in range(0, length * itemsize, 64):
+                            prefetch(out + t)
             loop = &program.steps[k]
             if loop.count:
                 arrange(loop, tiles, rows, 0, numbers, itemsize, outputs)

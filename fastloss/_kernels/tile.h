@@ -60,6 +60,16 @@ static inline int64_t where_i64(int condition, int64_t a, int64_t b) {
     return (a & mask) | (b & ~mask);
 }
 
+/* These the compiler knows to be one instruction. */
+#define lesser_f32(a, b) ((a) < (b) ? (a) : (b))
+#define lesser_f64(a, b) ((a) < (b) ? (a) : (b))
+#define lesser_i32(a, b) ((a) < (b) ? (a) : (b))
+#define lesser_i64(a, b) ((a) < (b) ? (a) : (b))
+#define greater_f32(a, b) ((a) > (b) ? (a) : (b))
+#define greater_f64(a, b) ((a) > (b) ? (a) : (b))
+#define greater_i32(a, b) ((a) > (b) ? (a) : (b))
+#define greater_i64(a, b) ((a) > (b) ? (a) : (b))
+
 static inline float where_f32(int condition, float a, float b) {
     return from_bits_f32(where_i32(condition, bits_f32(a), bits_f32(b)));
 }

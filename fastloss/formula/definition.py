@@ -213,6 +213,8 @@ class RowFormula(Formula):
         absent = [name for name, flag in zip(self.optional, choice[count:], strict=True) if not flag]
         graph, inputs, leaves, value = self.call_with_symbols(choice[:count], absent)
         outputs = {"value": value}
+        for condition in graph.needs:
+            outputs["value"] = select(condition, outputs["value"], float("nan"))
         for name in self.differentiable:
             first, second = row_derivatives(value, inputs[name], inputs.get(self.label))
             outputs[f"grad_{name}"], outputs[f"label_grad_{name}"] = first
@@ -220,7 +222,7 @@ class RowFormula(Formula):
         sources = [symbol for name, symbol in inputs.items() if name != self.label and name not in self.optional]
         for role, node in outputs.items():
             if role.startswith(("grad_", "hess_")) and not all(carries_nan(node, source) for source in sources):
-                outputs[role] = select(value == value, node, value)
+                outputs[role] = select(outputs["value"] == outputs["value"], node, outputs["value"])
         return Traced(self.variant_name(choice), graph, inputs, leaves, outputs)
 
     def _each(self, kind):

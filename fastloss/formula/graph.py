@@ -27,6 +27,7 @@ class Graph:
 
     def __init__(self, reassociate=True):
         self._nodes = {}
+        self.needs = []  # conditions on a row without which its value is NaN
         self.slopes = {}  # what `with_derivative` declares: id(node) -> (x, slope)
         self.reassociate = reassociate
 

@@ -70,6 +70,8 @@ sqrt = primitive("sqrt", lambda n, x: 0.5 / n, exact=lambda mp, x: mp.sqrt(x), c
 # sqrt(1 + x) - 1 without the cancellation at small x
 sqrt1pm1 = primitive("sqrt1pm1", lambda n, x: 0.5 / sqrt(1 + x), exact=lambda mp, x: x / (1 + mp.sqrt(1 + x)), cost=16)
 exp = primitive("exp", lambda n, x: n, exact=lambda mp, x: mp.exp(x), cost=12)
+# For arguments that are known not to exceed 0, as those of a softmax: exp for half the price.
+exp_nonpositive = primitive("exp_nonpositive", lambda n, x: n, exact=lambda mp, x: mp.exp(x), cost=9)
 expm1 = primitive("expm1", lambda n, x: exp(x), exact=lambda mp, x: mp.expm1(x), cost=16)
 log = primitive("log", lambda n, x: 1 / x, exact=lambda mp, x: mp.log(x), cost=16)
 log1p = primitive("log1p", lambda n, x: 1 / (1 + x), exact=lambda mp, x: mp.log1p(x), cost=18)

@@ -8,7 +8,7 @@ others is kept apart, one number a row, for the engine to add there: no element 
 
 from .derive import derivative
 from .graph import ELEMENT, FOLDS, ROW, FormulaError, Symbol, walk
-from .primitives import exp, log, sqrt, where, with_derivative
+from .primitives import exp_nonpositive, log, sqrt, where, with_derivative
 
 # --- the language -----------------------------------------------------------------------------------------------------------
 
@@ -45,18 +45,24 @@ def largest(x):
 def below_peak(x):
     """`x` less the row's largest element, and that element; 0 where they are equal, be they infinite.
 
-    For results that do not depend on what is taken off the whole row: the derivative goes past the largest element. A row of
-    -inf alone gives NaN.
+    For results that do not depend on what is taken off the whole row: the derivative goes past the largest element. A formula
+    whose row holds a NaN, or nothing above -inf, has the value NaN.
     """
     peak = x.graph.node("shift", x, level=ROW)
-    below = where((x == peak) & (peak > float("-inf")), 0, x - peak)
-    return with_derivative(below, x, 1), peak
+    x.graph.needs.append(peak > float("-inf"))
+    return _below(x, peak), peak
+
+
+def _below(x, peak):
+    gap = x - peak
+    return with_derivative(where(gap < 0, gap, 0), x, 1)
 
 
 def logsumexp(x, scale=1):
     """log(sum(exp(scale * x))), without overflow; the scale must be above 0."""
-    below, peak = below_peak(x)
-    return where(peak == float("-inf"), peak, scale * peak + log(total(exp(scale * below))))
+    peak = x.graph.node("shift", x, level=ROW)
+    far = log(total(exp_nonpositive(scale * _below(x, peak))))
+    return where(peak > float("-inf"), scale * peak + far, peak)
 
 
 def dot(a, b):

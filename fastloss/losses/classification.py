@@ -11,6 +11,7 @@ from ..formula import (
     Positive,
     Real,
     exp,
+    exp_nonpositive,
     expm1,
     log,
     maximum,
@@ -57,7 +58,7 @@ def cross_entropy(logits, target, class_weight, label_smoothing, z_loss, softcap
     scale = 1 / temperature
     # All below the largest logit: what a row's logits share must not cost the loss its digits.
     below, peak = below_peak(logits)
-    log_total = log(total(exp(scale * below)))
+    log_total = log(total(exp_nonpositive(scale * below)))
     lse = scale * peak + log_total
     entropy = log_total - scale * pick(below, target)
     if class_weight is None:
@@ -72,7 +73,7 @@ def cross_entropy(logits, target, class_weight, label_smoothing, z_loss, softcap
 def _entropy(logits, target):
     """-log p of the class, a sum of two terms that are not below 0: nothing cancels, however large the logits are."""
     logs = below_peak(logits)[0]
-    exponentials = exp(logs)
+    exponentials = exp_nonpositive(logs)
     return log(total(exponentials)) - pick(logs, target)
 
 

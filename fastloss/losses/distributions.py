@@ -1,7 +1,21 @@
 """Divergences between distributions: entry by entry, and of whole rows."""
 
 from ..face import loss, row_loss
-from ..formula import Flag, Fraction, Positive, absolute, exp, expm1, log, log1p, log1pmx, weighted, where, with_derivative
+from ..formula import (
+    Flag,
+    Fraction,
+    Positive,
+    absolute,
+    exp,
+    exp_nonpositive,
+    expm1,
+    log,
+    log1p,
+    log1pmx,
+    weighted,
+    where,
+    with_derivative,
+)
 from ..formula.rows import below_peak, total
 
 
@@ -31,7 +45,7 @@ def kl_div(pred, target, log_target):
 def _tempered(x, scale):
     """What a row's logits have below their largest, times the scale, and its exponentials."""
     logs = scale * below_peak(x)[0]
-    return logs, exp(logs)
+    return logs, exp_nonpositive(logs)
 
 
 @row_loss(
@@ -96,7 +110,7 @@ def js_divergence(logits, target_logits, beta, temperature):
     gap = (s_log - t_log) + log(t_sum / s_sum)  # log(s / t)
     below = gap < 0
     tail = log1p(where(below, 1 - beta, beta) * expm1(-absolute(gap)))
-    odds = exp(-absolute(gap))
+    odds = exp_nonpositive(-absolute(gap))
     s_part, t_part = where(below, (1 - beta) * odds, 1 - beta), where(below, beta, beta * odds)
     inverse = 1 / (s_part + t_part)
     # log(m / t) and log(m / s)

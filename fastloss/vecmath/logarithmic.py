@@ -6,8 +6,8 @@ beyond f is taken: f - s (f - s^2 P(s^2)). The division is cheaper than the poly
 
 from math import inf, sqrt
 
-from ..formula import absolute, bits, fma, from_bits, to_float, vector_function, where
-from .exponential import LN_2_32, LN_2_64, exp_of_minus, magic, magic_bits, two_chains, with_sign_of
+from ..formula import absolute, bits, exp_nonpositive, fma, from_bits, to_float, vector_function, where
+from .exponential import LN_2_32, LN_2_64, magic, magic_bits, two_chains, with_sign_of
 from .polynomial import polynomial
 
 # 2 (atanh(s) - s) / s^3 in s^2 for |s| <= 3 - sqrt(8), error 2^-30.2 and 2^-59.5 of 2 atanh(s).
@@ -89,7 +89,7 @@ def log1p(x, real):
 @vector_function
 def softplus(x, real):
     """log(1 + e^x): max(x, 0) + log(1 + e), e = e^-|x|, from one atanh polynomial of degree 3 (f64: 9); within 1.89 ulp."""
-    e = exp_of_minus(absolute(x), real)
+    e = exp_nonpositive(-absolute(x))
     denominator = 2.0 + e
     s = e / denominator
     square = s * s
