@@ -18,11 +18,18 @@ ctypedef void (*store_function)(const void*, void*, Py_ssize_t, Py_ssize_t) noex
 ctypedef void (*scale_function)(const void*, double, void*, Py_ssize_t) noexcept nogil
 ctypedef void (*weigh_function)(const void*, const void*, double, void*, Py_ssize_t) noexcept nogil
 ctypedef Py_ssize_t (*outside_function)(const void*, double, double, bint, Py_ssize_t) noexcept nogil
+ctypedef void (*times_function)(const double*, double, void*, Py_ssize_t) noexcept nogil
+ctypedef void (*split_function)(const void*, Py_ssize_t, void*, Py_ssize_t, Py_ssize_t) noexcept nogil
+ctypedef void (*pick_function)(const void*, Py_ssize_t, Py_ssize_t, const void*, void*, Py_ssize_t) noexcept nogil
+ctypedef void (*add_function)(void*, Py_ssize_t, Py_ssize_t, const void*, const void*, Py_ssize_t) noexcept nogil
+ctypedef Py_ssize_t (*count_labels_function)(Py_ssize_t*, double*, Py_ssize_t, Py_ssize_t, Py_ssize_t) noexcept nogil
 ctypedef double (*sum_function)(const void*, Py_ssize_t) noexcept nogil
 
 cdef struct Tilework:
     # One precision's functions, from the chosen level's module.
     Py_ssize_t itemsize
+    # The dtype that needs no conversion.
+    int native
     load_function[DTYPES] load
     store_function[DTYPES] store
     scale_function scale
@@ -30,8 +37,14 @@ cdef struct Tilework:
     scale_function stream
     weigh_function weigh
     outside_function outside
+    times_function times
     sum_function sum
     sum_function largest
+    # Rows to planes, and back.
+    split_function split
+    split_function join
+    pick_function pick
+    add_function add
 
 cdef struct Operand:
     # An array in the C order of the call's shape, dimensions merged where they are contiguous to each other.

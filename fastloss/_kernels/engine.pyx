@@ -61,6 +61,9 @@ ISA, _tiles = levels.choose(fastloss_cpu_level())
 cdef double UNIT_NS = {"x86-64-v4": 0.008, "x86-64-v3": 0.016}.get(ISA, 0.04)
 
 cdef Tilework[2] WORK
+# Of labels only the loads.
+cdef Tilework LABELS
+cdef count_labels_function count_labels
 
 
 cdef void* allocate(size_t size) except NULL:
@@ -74,11 +77,15 @@ cdef void* address(str name) except NULL:
     return <void*><uintptr_t>_tiles.address(name)
 
 
+DTYPE_NAMES = ("f32", "f64", "f16", "bf16", "i8", "i16", "i32", "i64", "u8", "u16", "u32", "u64")
+
+
 cdef void bind_tilework(int precision, str real) except *:
     cdef Tilework* work = &WORK[precision]
     memset(work, 0, sizeof(Tilework))
     work.itemsize = 8 if precision == F64 else 4
-    for code, name in enumerate(("f32", "f64", "f16", "bf16", "i8", "i16", "i32", "i64", "u8", "u16", "u32", "u64")):
+    work.native = precision
+    for code, name in enumerate(DTYPE_NAMES):
         work.load[code] = <load_function>address(f"load_{name}_{real}")
     work.store[precision] = <store_function>address(f"store_{real}_{real}")
     if precision == F32:
@@ -88,12 +95,29 @@ cdef void bind_tilework(int precision, str real) except *:
     work.stream = <scale_function>address(f"stream_{real}")
     work.weigh = <weigh_function>address(f"weigh_{real}")
     work.outside = <outside_function>address(f"outside_{real}")
+    work.times = <times_function>address(f"times_{real}")
     work.sum = <sum_function>address(f"sum_{real}")
     work.largest = <sum_function>address(f"largest_{real}")
+    work.split = <split_function>address(f"split_{real}")
+    work.join = <split_function>address(f"join_{real}")
+    work.pick = <pick_function>address(f"pick_{real}")
+    work.add = <add_function>address(f"add_{real}")
+
+
+cdef void bind_labels() except *:
+    global count_labels
+    memset(&LABELS, 0, sizeof(Tilework))
+    LABELS.itemsize = 8
+    LABELS.native = I64
+    for code, name in enumerate(DTYPE_NAMES):
+        if code > BF16:
+            LABELS.load[code] = <load_function>address(f"load_{name}_label")
+    count_labels = <count_labels_function>address("count_labels")
 
 
 bind_tilework(F32, "f32")
 bind_tilework(F64, "f64")
+bind_labels()
 
 
 # --- arrays ---------------------------------------------------------------------------------------------------------------
@@ -197,7 +221,7 @@ cdef bint lay_out(Operand* a, const Py_buffer* view, int code, const Tilework* w
         a.dims = 1
         a.shape[0] = 1
         a.strides[0] = work.itemsize
-    a.direct = a.dims == 1 and a.strides[0] == view.itemsize and code == (F64 if work.itemsize == 8 else F32)
+    a.direct = a.dims == 1 and a.strides[0] == view.itemsize and code == work.native
     return True
 
 

@@ -184,9 +184,11 @@ def tilework():
     for real, c_real in c.items():
         rows += [(f"load_{e}_{real}", f"load[{c_e}, {c_real}]") for e, c_e in plain.items()]
         rows += [(f"load_{half}_{real}", f"load_{half}[{c_real}]") for half in ("f16", "bf16")]
-        rows += [(f"{work}_{real}", f"{work}[{c_real}]") for work in ("scale", "weigh", "outside")]
+        rows += [(f"{work}_{real}", f"{work}[{c_real}]") for work in ("scale", "weigh", "outside", "times")]
         rows += [(f"store_{real}_{real}", f"store[{c_real}]")]
-        rows += [(f"{work}_{real}", f"{work}_{real}") for work in ("sum", "largest", "stream")]
+        rows += [(f"{work}_{real}", f"{work}_{real}") for work in ("sum", "largest", "stream", "split", "join", "pick", "add")]
+    rows += [(f"load_{e}_label", f"load_label[{c_e}]") for e, c_e in plain.items() if e not in c]
+    rows += [("count_labels", "count_labels")]
     return rows + [(f"store_{half}_f32", f"store_{half}") for half in ("f16", "bf16")]
 
 

@@ -55,8 +55,9 @@ cdef struct RowOperand:
     # One array: where its rows are, and how far apart the elements of a row.
     Operand rows
     Py_ssize_t stride
-    # A row's elements lie as the kernels want them; rows lie so, side by side.
+    # A row's elements lie as the kernels want them; so do rows, one after the other without a gap; rows lie so side by side.
     bint along
+    bint packed
     bint across
 
 cdef struct RowJob:
@@ -79,7 +80,6 @@ cdef struct RowJob:
     Operand weights
     const char* class_weight
     Py_ssize_t ignore_index
-    bint labels_are_known
     double factor
     bint sums
     bint stream
@@ -111,58 +111,20 @@ cdef inline void add_to(const Tilework* work, void* element, const void* number)
         (<float*>element)[0] += (<const float*>number)[0]
 
 
-ctypedef fused number:
-    float
-    double
-
-
-cdef inline void fill(number* tile, double value, Py_ssize_t count) noexcept nogil:
-    cdef Py_ssize_t r
-    for r in range(count):
-        tile[r] = <number>value
-
-
-cdef inline void fill_with(number* tile, const double* values, double factor, Py_ssize_t count) noexcept nogil:
-    cdef Py_ssize_t r
-    for r in range(count):
-        tile[r] = <number>(values[r] * factor)
-
-
-cdef inline void pick_from(number* tile, const char* rows, Py_ssize_t step, const Py_ssize_t* labels, Py_ssize_t count) noexcept nogil:
-    """The labels' elements of rows side by side."""
-    cdef Py_ssize_t r
-    for r in range(count):
-        tile[r] = (<const number*>(rows + labels[r] * step))[r]
-
-
-cdef inline void add_at(char* rows, const number* tile, Py_ssize_t step, const Py_ssize_t* labels, Py_ssize_t count) noexcept nogil:
-    cdef Py_ssize_t r
-    for r in range(count):
-        (<number*>(rows + labels[r] * step))[r] += tile[r]
-
-
-cdef void row_weights(const RowJob* job, Py_ssize_t start, Py_ssize_t count, Py_ssize_t* labels, double* weights) noexcept nogil:
-    """The rows' labels and own weights; an ignored row has weight 0 and label 0.
-
-    After the scan (`labels_are_known`) a label outside, which only another thread can have written since, becomes 0 too.
-    """
-    cdef double[MOST_SIDE_BY_SIDE] tile
-    cdef Py_ssize_t k, label
-    cdef bint counts
+cdef void row_weights(const RowJob* job, Py_ssize_t start, Py_ssize_t count, Py_ssize_t* labels, double* weights, Py_ssize_t* outside) noexcept nogil:
+    """The rows' labels and own weights; an ignored row has weight 0 and label 0. `outside` is the first bad label, or `count`."""
+    cdef Py_ssize_t k
     if job.weights.data != NULL:
         gather(&job.weights, start, count, <char*>weights, 8)
     else:
         for k in range(count):
             weights[k] = 1
+    outside[0] = count
     if job.labels.data == NULL:
         memset(labels, 0, count * sizeof(Py_ssize_t))
         return
-    gather(&job.labels, start, count, <char*>tile, 8)
-    for k in range(count):
-        label = <Py_ssize_t>tile[k]
-        counts = label != job.ignore_index
-        labels[k] = label * (counts & (0 <= label < job.length or not job.labels_are_known))
-        weights[k] = weights[k] * counts
+    gather(&job.labels, start, count, <char*>labels, 8)
+    outside[0] = count_labels(labels, weights, job.length, job.ignore_index, count)
 
 
 cdef void scan_rows(void* context, Py_ssize_t chunk) noexcept nogil:
@@ -172,23 +134,25 @@ cdef void scan_rows(void* context, Py_ssize_t chunk) noexcept nogil:
     cdef double[MOST_SIDE_BY_SIDE] weights
     cdef Py_ssize_t start = chunk * MOST_SIDE_BY_SIDE
     cdef Py_ssize_t n = min(<Py_ssize_t>MOST_SIDE_BY_SIDE, job.count - start)
-    cdef Py_ssize_t k
-    cdef bint outside = False
-    cdef double total = 0
-    row_weights(job, start, n, labels, weights)
-    for k in range(n):
-        outside |= (labels[k] < 0) | (labels[k] >= job.length)
-    job.found_by_chunk[chunk] = -1
-    if outside:
-        for k in range(n):
-            if labels[k] < 0 or labels[k] >= job.length:
-                job.found_by_chunk[chunk] = start + k
-                return
-    for k in range(n):
+    cdef Py_ssize_t k, outside
+    row_weights(job, start, n, labels, weights, &outside)
+    job.found_by_chunk[chunk] = start + outside if outside < n else -1
+    if outside == n:
         if job.class_weight != NULL:
-            weights[k] *= as_double(job.work, job.class_weight + labels[k] * job.work.itemsize)
-        total += weights[k]
-    job.sums_by_chunk[chunk] = total
+            for k in range(n):
+                weights[k] *= as_double(job.work, job.class_weight + labels[k] * job.work.itemsize)
+        job.sums_by_chunk[chunk] = WORK[F64].sum(weights, n)
+
+
+cdef void chunk_weights(const RowJob* job, Py_ssize_t start, Py_ssize_t count, Py_ssize_t* labels, double* weights) noexcept nogil:
+    """As `row_weights`, after the scan: a label outside, which only another thread can have written since, becomes 0 too."""
+    cdef Py_ssize_t k, outside
+    row_weights(job, start, count, labels, weights, &outside)
+    if outside < count:
+        for k in range(count):
+            if not 0 <= labels[k] < job.length:
+                labels[k] = 0
+                weights[k] = 0
 
 
 cdef inline void arrange(const Loop* loop, void** tiles, char** rows, Py_ssize_t offset, char* numbers, Py_ssize_t spacing, char** outputs) noexcept nogil:
@@ -247,7 +211,7 @@ cdef void along_chunk(void* context, Py_ssize_t chunk) noexcept nogil:
         buffers[k] = aligned(scratch) + size
         if k >= job.inputs or not job.rows[k].along:
             size += whole if k < job.inputs or program.kept[k] else TILE_BYTES
-    row_weights(job, first, last - first, labels, weights)
+    chunk_weights(job, first, last - first, labels, weights)
     for k in range(program.outputs):
         outputs[k] = tile + k * TILE_BYTES
     for row in range(first, last):
@@ -371,15 +335,18 @@ cdef void across_chunk(void* context, Py_ssize_t chunk) noexcept nogil:
     cdef void* tiles[MAX_LOOP_ARRAYS]
     cdef const Loop* loop
     cdef const Fold* fold
+    cdef const RowOperand* output
     cdef Operand shifted
     cdef char* scratch
     cdef char* numbers
     cdef char* scales
+    cdef char* names
     cdef char* source
     cdef char* target
     cdef Py_ssize_t size, step, c
+    cdef double start
     cdef int k, f
-    size = (program.numbers + 1) * plane + program.outputs * whole
+    size = (program.numbers + 2) * plane + program.outputs * whole
     for k in range(program.rows):
         if k >= job.inputs and program.kept[k] or k < job.inputs and not job.rows[k].across:
             size += whole
@@ -389,7 +356,9 @@ cdef void across_chunk(void* context, Py_ssize_t chunk) noexcept nogil:
         return
     numbers = aligned(scratch)
     scales = numbers + program.numbers * plane
-    size = (program.numbers + 1) * plane
+    # The labels as numbers of the kernels' type.
+    names = scales + plane
+    size = (program.numbers + 2) * plane
     for k in range(program.outputs):
         outputs[k] = numbers + size
         size += whole
@@ -403,20 +372,26 @@ cdef void across_chunk(void* context, Py_ssize_t chunk) noexcept nogil:
             rows[k] = numbers + size
             steps[k] = plane
             size += whole
-        if k < job.inputs and not job.rows[k].across:
+        if k >= job.inputs or job.rows[k].across:
+            continue
+        if job.rows[k].packed:
+            work.split(place(&job.rows[k].rows, first), job.length, rows[k], plane // itemsize, n)
+        else:
             shifted = job.rows[k].rows
             for c in range(job.length):
                 gather(&shifted, first, n, rows[k] + c * plane, itemsize)
                 shifted.data += job.rows[k].stride
-    row_weights(job, first, n, labels, weights)
+    chunk_weights(job, first, n, labels, weights)
     for k in range(job.given):
         gather(&job.numbers[k], first, n, numbers + k * plane, itemsize)
+    work.load[I64](<char*>labels, 8, names, n)
     for k in range(program.picks):
         source, target, step = rows[program.pick_row[k]], numbers + program.pick_number[k] * plane, steps[program.pick_row[k]]
-        if itemsize == 8:
-            pick_from(<double*>target, source, step, labels, n)
+        if job.length < LONG_ROW:
+            work.pick(source, step // itemsize, job.length, names, target, n)
         else:
-            pick_from(<float*>target, source, step, labels, n)
+            for c in range(n):
+                memcpy(target + c * itemsize, source + labels[c] * step + c * itemsize, itemsize)
     for k in range(program.stages):
         loop = &program.steps[k]
         if loop.count:
@@ -424,11 +399,8 @@ cdef void across_chunk(void* context, Py_ssize_t chunk) noexcept nogil:
             loop.kernel(n, tiles, job.uniforms)
         for f in range(program.folds_of[k]):
             fold = &program.folds[k][f]
-            target = numbers + fold.number * plane
-            if itemsize == 8:
-                fill(<double*>target, 0 if fold.is_sum else -INFINITY, n)
-            else:
-                fill(<float*>target, 0 if fold.is_sum else -INFINITY, n)
+            start = 0 if fold.is_sum else -INFINITY
+            work.load[F64](<char*>&start, 0, numbers + fold.number * plane, n)
         loop = &program.across[k]
         if loop.count:
             for c in range(job.length):
@@ -438,29 +410,26 @@ cdef void across_chunk(void* context, Py_ssize_t chunk) noexcept nogil:
                     columns[f] = outputs[f] + c * plane
                 arrange(loop, tiles, here, 0, numbers, plane, columns)
                 loop.kernel(n, tiles, job.uniforms)
-    if itemsize == 8:
-        fill_with(<double*>scales, weights, job.factor, n)
-    else:
-        fill_with(<float*>scales, weights, job.factor, n)
+    work.times(weights, job.factor, scales, n)
     for f in range(program.outputs):
+        output = &job.outputs[f]
         if program.at_label[f] >= 0:
             source = numbers + program.at_label[f] * plane
-            if itemsize == 8:
-                add_at(outputs[f], <double*>source, plane, labels, n)
+            if job.length < LONG_ROW:
+                work.add(outputs[f], plane // itemsize, job.length, names, source, n)
             else:
-                add_at(outputs[f], <float*>source, plane, labels, n)
-        shifted = job.outputs[f].rows
+                for c in range(n):
+                    add_to(work, outputs[f] + labels[c] * plane + c * itemsize, source + c * itemsize)
+        shifted = output.rows
         for c in range(job.length):
-            if job.outputs[f].across:
-                work.weigh(outputs[f] + c * plane, scales, 1.0, place(&shifted, first), n)
-            else:
-                work.weigh(outputs[f] + c * plane, scales, 1.0, outputs[f] + c * plane, n)
-                scatter(&shifted, first, n, outputs[f] + c * plane, itemsize)
-            shifted.data += job.outputs[f].stride
-    if itemsize == 8:
-        fill_with(<double*>scales, weights, 1, n)
-    else:
-        fill_with(<float*>scales, weights, 1, n)
+            source = outputs[f] + c * plane
+            work.weigh(source, scales, 1.0, place(&shifted, first) if output.across else source, n)
+            if not output.across and not output.packed:
+                scatter(&shifted, first, n, source, itemsize)
+            shifted.data += output.stride
+        if output.packed and not output.across:
+            work.join(outputs[f], plane // itemsize, place(&output.rows, first), job.length, n)
+    work.times(weights, 1.0, scales, n)
     work.weigh(numbers + program.value * plane, scales, 1.0, numbers + program.value * plane, n)
     finish_values(job, chunk, first, n, numbers + program.value * plane)
     free(scratch)
@@ -574,8 +543,9 @@ cdef int lay_out_rows(RowOperand* a, const Py_buffer* view, int code, const Tile
     if not lay_out(&a.rows, &rest, code, work, first.ndim - 1, over):
         return 0
     a.stride = view.strides[own]
-    native = code == (F64 if work.itemsize == 8 else F32)
+    native = code == work.native
     a.along = native and a.stride == work.itemsize
+    a.packed = a.along and a.rows.dims == 1 and a.rows.strides[0] == view.shape[own] * work.itemsize
     a.across = native and a.rows.dims == 1 and a.rows.strides[0] == work.itemsize
     return 1
 
@@ -645,7 +615,7 @@ cdef object _evaluate_rows(RowPlan plan, int want, tuple inputs, object sample_w
             job.class_weight = job.rows[job.inputs].rows.data
             job.inputs += 1
         elif kind == "label":
-            array = numbers_of_rows(&job.labels, held, who, name, inputs[k], &WORK[F64], rows_shape)
+            array = numbers_of_rows(&job.labels, held, who, name, inputs[k], &LABELS, rows_shape)
             if held.codes[held.count - 1] <= BF16:
                 raise TypeError(f"{who}: {name} must hold whole numbers, got dtype {array.dtype}")
         else:
@@ -672,7 +642,6 @@ cdef object _evaluate_rows(RowPlan plan, int want, tuple inputs, object sample_w
     for k in range(chunks):
         if job.found_by_chunk[k] >= 0:
             raise arrays.label_error(who, plan.inputs[plan.kinds.index("label")], job.length, held_arrays[plan.kinds.index("label")], rows_shape, job.found_by_chunk[k])
-    job.labels_are_known = True
     denominator = tree_sum(job.sums_by_chunk, chunks)
     if normalizer is not None:
         if reduction != "mean":

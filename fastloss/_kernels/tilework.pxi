@@ -19,6 +19,16 @@ ctypedef fused element:
     uint32_t
     uint64_t
 
+ctypedef fused whole:
+    int8_t
+    int16_t
+    int32_t
+    int64_t
+    uint8_t
+    uint16_t
+    uint32_t
+    uint64_t
+
 cdef extern from "half.h" nogil:
     float float_from_f16(uint16_t)
     float float_from_bf16(uint16_t)
@@ -32,6 +42,16 @@ cdef extern from "lanes.h" nogil:
     double largest_f64(const double*, Py_ssize_t)
     void stream_f32(const float*, double, float*, Py_ssize_t)
     void stream_f64(const double*, double, double*, Py_ssize_t)
+
+cdef extern from "planes.h" nogil:
+    void split_f32(const float*, Py_ssize_t, float*, Py_ssize_t, Py_ssize_t)
+    void split_f64(const double*, Py_ssize_t, double*, Py_ssize_t, Py_ssize_t)
+    void join_f32(const float*, Py_ssize_t, float*, Py_ssize_t, Py_ssize_t)
+    void join_f64(const double*, Py_ssize_t, double*, Py_ssize_t, Py_ssize_t)
+    void pick_f32(const float*, Py_ssize_t, Py_ssize_t, const float*, float*, Py_ssize_t)
+    void pick_f64(const double*, Py_ssize_t, Py_ssize_t, const double*, double*, Py_ssize_t)
+    void add_f32(float*, Py_ssize_t, Py_ssize_t, const float*, const float*, Py_ssize_t)
+    void add_f64(double*, Py_ssize_t, Py_ssize_t, const double*, const double*, Py_ssize_t)
 
 
 cdef void load(const element* source, Py_ssize_t stride, real* tile, Py_ssize_t count) noexcept nogil:
@@ -98,6 +118,44 @@ cdef void store_bf16(const float* tile, uint16_t* target, Py_ssize_t stride, Py_
     else:
         for i in range(count):
             (<uint16_t*>(<char*>target + i * stride))[0] = bf16_from_float(tile[i])
+
+
+cdef void load_label(const whole* source, Py_ssize_t stride, int64_t* labels, Py_ssize_t count) noexcept nogil:
+    cdef Py_ssize_t i
+    if stride == sizeof(whole):
+        for i in range(count):
+            labels[i] = <int64_t>source[i]
+    else:
+        for i in range(count):
+            labels[i] = <int64_t>(<const whole*>(<const char*>source + i * stride))[0]
+
+
+cdef Py_ssize_t count_labels(int64_t* labels, double* weights, int64_t length, int64_t ignored, Py_ssize_t count) noexcept nogil:
+    """The first label that is neither `ignored` nor within [0, length), or `count`.
+
+    Where a row does not count its label becomes 0, and its weight too if it is ignored.
+    """
+    cdef Py_ssize_t i
+    cdef int64_t outside = 0, counts, inside
+    for i in range(count):
+        counts = labels[i] != ignored
+        inside = (labels[i] >= 0) & (labels[i] < length)
+        outside |= counts & (1 - inside)
+    if outside:
+        for i in range(count):
+            if labels[i] != ignored and not 0 <= labels[i] < length:
+                return i
+    for i in range(count):
+        counts = labels[i] != ignored
+        labels[i] = labels[i] if counts else 0
+        weights[i] = weights[i] if counts else 0
+    return count
+
+
+cdef void times(const double* numbers, double factor, real* tile, Py_ssize_t count) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(count):
+        tile[i] = <real>(numbers[i] * factor)
 
 
 cdef void scale(const real* tile, double factor, real* target, Py_ssize_t count) noexcept nogil:

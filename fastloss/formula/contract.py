@@ -9,9 +9,9 @@ from .graph import REAL, walk
 
 
 def contracted(outputs, stop=(), apart=()):
-    """The outputs with every varying `a * b + c` fused, and choices by comparison made extremes; the nodes of `stop` stay as they are, and are not looked into.
+    """The outputs with every varying `a * b + c` fused, and choices by comparison made extremes.
 
-    Products in `apart` are rounded before they are added to anything.
+    The nodes of `stop` stay as they are, and are not looked into. Products in `apart` are rounded before they are added to anything.
     """
     new = {id(node): node for node in stop}
     whole, apart = set(new), {id(node) for node in apart}
