@@ -11,7 +11,8 @@ import pytest
 
 import fastloss as fl
 from fastloss.__main__ import main
-from fastloss.demo import experiments
+from fastloss.demo import linear
+from fastloss.demo.common import split
 from fastloss.demo.report import CLOSE, RIGHT
 from fastloss.information import extras
 
@@ -110,7 +111,7 @@ def test_demo_draws_the_curves(tmp_path):
 def test_each_panel_is_labelled():
     figure = pytest.importorskip("fastloss.demo.figure")
     pytest.importorskip("sklearn")
-    drawn = figure.draw(experiments.linear_regression(), experiments.breast_cancer(), experiments.diabetes())
+    drawn = figure.draw(linear.linear_regression(), linear.breast_cancer(), linear.diabetes())
     assert len(drawn.axes) == 3
     for axes in drawn.axes:
         assert axes.get_title()
@@ -167,13 +168,13 @@ def test_a_command_line_that_makes_no_sense_exits_with_2(capsys, arguments):
 
 
 def test_gradient_descent_falls_in_every_epoch():
-    losses = experiments.linear_regression().losses["gradient descent"]
-    assert len(losses) == experiments.LINEAR_EPOCHS + 1
+    losses = linear.linear_regression().losses["gradient descent"]
+    assert len(losses) == linear.LINEAR_EPOCHS + 1
     assert np.all(np.diff(losses) < 0)
 
 
 def test_momentum_and_adam_find_the_line_that_plain_descent_is_still_looking_for():
-    result = experiments.linear_regression()
+    result = linear.linear_regression()
     plain, *others = result.weights
     for name in others:
         assert result.weights[name] == pytest.approx([3, 0.5], abs=0.05)
@@ -184,7 +185,7 @@ def test_momentum_and_adam_find_the_line_that_plain_descent_is_still_looking_for
 
 def test_logistic_loss_needs_fewer_epochs_than_squared_error():
     pytest.importorskip("sklearn")
-    result = experiments.breast_cancer()
+    result = linear.breast_cancer()
     logistic, squared, doubled = result.accuracies
     assert len({curve[0] for curve in result.distances.values()}) == 1, "not the same start"
     for curves, reached in ((result.accuracies, lambda c: c >= RIGHT), (result.distances, lambda c: c < CLOSE)):
@@ -198,7 +199,7 @@ def test_logistic_loss_needs_fewer_epochs_than_squared_error():
 
 def test_huber_withstands_the_outliers_that_mislead_squared_error():
     pytest.importorskip("sklearn")
-    result = experiments.diabetes()
+    result = linear.diabetes()
     mean = {name: errors[-1] for name, errors in result.errors.items()}
     for found in (mean, result.medians):
         assert found["Huber"] < 0.6 * found["squared error"]
@@ -214,17 +215,25 @@ def test_the_demo_is_deterministic_and_reports_progress():
             seen[name] += 1
             yield epoch
 
-    first, second = experiments.linear_regression(track), experiments.linear_regression()
-    assert seen == dict.fromkeys(first.losses, experiments.LINEAR_EPOCHS)
+    first, second = linear.linear_regression(track), linear.linear_regression()
+    assert seen == dict.fromkeys(first.losses, linear.LINEAR_EPOCHS)
     for name, losses in first.losses.items():
         assert np.array_equal(losses, second.losses[name])
 
 
 def test_the_chain_rule_of_the_squared_probability_error():
     logits, target, step = np.array([-2.0, -0.1, 0.3, 4.0]), np.array([1.0, 0.0, 1.0, 0.0]), 1e-6
-    value = lambda at: experiments._squared_error_of_probability(at, target)[0]  # noqa: E731
+    value = lambda at: linear._squared_error_of_probability(at, target)[0]  # noqa: E731
     numeric = [(value(logits + step * e) - value(logits - step * e)) / (2 * step) for e in np.eye(4)]
-    assert experiments._squared_error_of_probability(logits, target)[1] == pytest.approx(numeric, abs=1e-9)
+    assert linear._squared_error_of_probability(logits, target)[1] == pytest.approx(numeric, abs=1e-9)
+
+
+def test_a_fifth_is_held_out_and_nothing_is_in_both_parts():
+    parts = split(np.arange(20)[:, None], np.arange(20), np.random.default_rng(1))
+    assert len(parts.held_out_targets) == 4
+    assert sorted([*parts.targets, *parts.held_out_targets]) == list(range(20))
+    assert np.array_equal(parts.features[:, 0], parts.targets)
+    assert np.array_equal(parts.held_out_features[:, 0], parts.held_out_targets)
 
 
 def test_the_example_of_a_training_loop_learns(tmp_path):

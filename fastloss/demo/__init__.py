@@ -1,6 +1,6 @@
 """``python -m fastloss demo``: models trained on small data, where the choice of loss or optimizer shows.
 
-`experiments` trains and measures, `report` writes the tables, `figure` draws the curves.
+`linear` trains and measures, `report` writes the tables, `figure` draws the curves.
 """
 
 import importlib
@@ -8,12 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from . import experiments, report
+from . import linear, report
 
 EXPERIMENTS: tuple[tuple[Callable[..., Any], Callable[[Any], str]], ...] = (
-    (experiments.linear_regression, report.linear_regression),
-    (experiments.breast_cancer, report.breast_cancer),
-    (experiments.diabetes, report.diabetes),
+    (linear.linear_regression, report.linear_regression),
+    (linear.breast_cancer, report.breast_cancer),
+    (linear.diabetes, report.diabetes),
 )
 
 

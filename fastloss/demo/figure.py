@@ -5,7 +5,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from .experiments import OUTLIERS, BreastCancer, Diabetes, LinearRegression
+from .linear import OUTLIERS, BreastCancer, Diabetes, LinearRegression
 
 # Okabe and Ito's colours, which stay apart for colour-blind eyes; dashes let an overlapped curve be seen.
 STYLES = (("#0072B2", "-"), ("#D55E00", "-"), ("#009E73", "--"))

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .experiments import (
+from .linear import (
     CANCER_EPOCHS,
     CANCER_LR,
     DELTA,

@@ -1,21 +1,14 @@
-"""The demo's experiments: each trains linear models by full-batch descent and returns what it measured.
+"""Linear models trained by full-batch descent: which optimizer, and which loss?"""
 
-Every one is deterministic. Each takes `track`, which is given a range of epochs and a model's name and returns what to iterate
-over.
-"""
-
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 
 import fastloss as fl
 
-Track = Callable[[range, str], Iterable[int]]
-Curves = dict[str, np.ndarray]
+from .common import SEED, Curves, Track, split, untracked
 
-SEED = 0
 # Adam's step is about as long as its learning rate, however small the gradient, so its rate is of another kind.
 LINEAR_EPOCHS, LINEAR_LR, ADAM_LR = 1000, 0.01, 0.1
 CANCER_EPOCHS, CANCER_LR = 400, 1.0
@@ -53,21 +46,7 @@ class Diabetes:
     medians: dict[str, float]
 
 
-@dataclass(frozen=True)
-class Parts:
-    """Features (the last column is 1) and targets, for training and held out."""
-
-    features: np.ndarray
-    targets: np.ndarray
-    held_out_features: np.ndarray
-    held_out_targets: np.ndarray
-
-
-def _untracked(epochs, name):
-    return epochs
-
-
-def linear_regression(track: Track = _untracked) -> LinearRegression:
+def linear_regression(track: Track = untracked) -> LinearRegression:
     """y = 3 x + noise under squared error: gradient descent, momentum and Adam."""
     rng = np.random.default_rng(SEED)
     x = rng.uniform(size=(1000, 1))
@@ -86,7 +65,7 @@ def linear_regression(track: Track = _untracked) -> LinearRegression:
     return LinearRegression(losses, weights, held_out, np.linalg.lstsq(parts.features, parts.targets)[0])
 
 
-def breast_cancer(track: Track = _untracked) -> BreastCancer:
+def breast_cancer(track: Track = untracked) -> BreastCancer:
     """A linear classifier from a random start under logistic loss and under squared error of its probability."""
     from sklearn.datasets import load_breast_cancer
 
@@ -110,7 +89,7 @@ def breast_cancer(track: Track = _untracked) -> BreastCancer:
     return BreastCancer(distances, accuracies, held_out)
 
 
-def diabetes(track: Track = _untracked) -> Diabetes:
+def diabetes(track: Track = untracked) -> Diabetes:
     """A linear model of targets some of which have a slipped decimal point, under squared error and under Huber's loss."""
     from sklearn.datasets import load_diabetes
 
@@ -135,12 +114,14 @@ def diabetes(track: Track = _untracked) -> Diabetes:
 
 
 def _split(features, targets, rng, standardise=False):
-    """A random fifth held out; features standardised by the other four fifths."""
-    held_out, train = np.split(rng.permutation(len(targets)), [len(targets) // 5])
-    if standardise:
-        features = (features - features[train].mean(axis=0)) / features[train].std(axis=0)
-    features = np.column_stack([features, np.ones(len(targets))])
-    return Parts(features[train], targets[train], features[held_out], targets[held_out])
+    """A random fifth held out; features standardised by the other four fifths; a last column of ones, for the intercept."""
+    parts = split(features, targets, rng)
+    mean, deviation = (parts.features.mean(axis=0), parts.features.std(axis=0)) if standardise else (0, 1)
+
+    def prepared(features):
+        return np.column_stack([(features - mean) / deviation, np.ones(len(features))])
+
+    return replace(parts, features=prepared(parts.features), held_out_features=prepared(parts.held_out_features))
 
 
 def _descend(features, loss, optimizer, start, epochs):
