@@ -13,6 +13,7 @@ import fastloss as fl
 from fastloss.__main__ import main
 from fastloss.demo import linear
 from fastloss.demo.common import split
+from fastloss.demo.network import Network
 from fastloss.demo.report import CLOSE, RIGHT
 from fastloss.information import extras
 
@@ -234,6 +235,56 @@ def test_a_fifth_is_held_out_and_nothing_is_in_both_parts():
     assert sorted([*parts.targets, *parts.held_out_targets]) == list(range(20))
     assert np.array_equal(parts.features[:, 0], parts.targets)
     assert np.array_equal(parts.held_out_features[:, 0], parts.held_out_targets)
+
+
+def logistic(outputs):
+    return fl.cross_entropy.value_and_grad(outputs, np.array([0, 2, 1, 1, 0, 2]), label_smoothing=0.1)
+
+
+def paired(outputs):
+    value, grads = fl.contrastive.value_and_grad(*np.split(outputs, 2), np.array([1, 0, 0]), margin=2.0)
+    return value, np.concatenate(grads)
+
+
+def differences(value, array, step=1e-6):
+    """The numerical gradient of what `value()` makes of `array`."""
+    found = np.empty_like(array)
+    for index in np.ndindex(array.shape):
+        kept = array[index]
+        array[index] = kept + step
+        above = value()
+        array[index] = kept - step
+        found[index] = (above - value()) / (2 * step)
+        array[index] = kept
+    return found
+
+
+@pytest.mark.parametrize("sizes", [(4, 3), (4, 5, 3), (4, 6, 5, 3)])
+@pytest.mark.parametrize("loss", [logistic, paired])
+def test_the_backward_pass_agrees_with_numerical_differences(loss, sizes):
+    rng = np.random.default_rng(3)
+    network, inputs = Network(sizes, rng, dtype=np.float64), rng.standard_normal((6, 4))
+    for bias in network.biases:
+        bias[:] = 0.1 * rng.standard_normal(len(bias))
+    activations = network.activations(inputs)
+    for hidden in activations[1:-1]:
+        assert (hidden == 0).any(), "no unit is off"
+        assert (hidden > 0).any(), "no unit is on"
+    found = network.gradients(activations, loss(activations[-1])[1])
+    assert [grad.shape for grad in found] == [parameter.shape for parameter in network.parameters]
+    for parameter, grad in zip(network.parameters, found, strict=True):
+        numeric = differences(lambda: loss(network(inputs))[0], parameter)
+        assert grad == pytest.approx(numeric, abs=1e-8)
+    # The last bias moves both of a pair alike.
+    assert all(np.abs(grad).max() > 1e-3 for grad in found[:-1])
+
+
+def test_a_network_is_float32_throughout_and_starts_with_the_variance_of_he():
+    network = Network((200, 300, 10), np.random.default_rng(0))
+    activations = network.activations(np.ones((7, 200), np.float32))
+    grads = network.gradients(activations, fl.cross_entropy.grad(activations[-1], np.arange(7)))
+    assert {array.dtype for array in (*network.parameters, *activations, *grads)} == {np.dtype(np.float32)}
+    assert [weights.var() * len(weights) for weights in network.weights] == pytest.approx([2, 2], rel=0.1)
 
 
 def test_the_example_of_a_training_loop_learns(tmp_path):
