@@ -15,7 +15,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     info = commands.add_parser("info", help="versions, instruction set, threads, GPU, extras")
     info.set_defaults(run=lambda _: _info())
     demo = commands.add_parser("demo", help="train a few models and show how losses and optimizers differ")
-    demo.add_argument("--plot", metavar="FILE", help="draw the curves into FILE (.png, .pdf, .svg, ...)")
+    demo.add_argument("--plot", metavar="FILE", help="draw the results into FILE (.png, .pdf, .svg, ...)")
     demo.set_defaults(run=lambda given: _demo(given.plot))
     given = parser.parse_args(arguments)
     return given.run(given)

@@ -11,7 +11,7 @@ import pytest
 
 import fastloss as fl
 from fastloss.__main__ import main
-from fastloss.demo import linear
+from fastloss.demo import digits, linear
 from fastloss.demo.common import split
 from fastloss.demo.network import Network
 from fastloss.demo.report import CLOSE, RIGHT
@@ -40,6 +40,25 @@ def fastloss_without(modules, *arguments, cwd):
         f"import runpy, sys; sys.modules.update(dict.fromkeys({modules!r})); runpy.run_module('fastloss', run_name='__main__')"
     )
     return python("-c", script, *arguments, cwd=cwd)
+
+
+@pytest.fixture(scope="module")
+def one_blas_thread():
+    """As in the demo: on a busy machine the threads of BLAS wait for one another."""
+    with pytest.importorskip("threadpoolctl").threadpool_limits(1, user_api="blas"):
+        yield
+
+
+@pytest.fixture(scope="module")
+def classes(one_blas_thread):
+    pytest.importorskip("sklearn")
+    return digits.digit_classes()
+
+
+@pytest.fixture(scope="module")
+def pairs(one_blas_thread):
+    pytest.importorskip("sklearn")
+    return digits.digit_pairs()
 
 
 def fact(report, name):
@@ -86,19 +105,25 @@ def test_a_missing_gpu_is_reported_with_its_extra(tmp_path):
     assert fact(done.stdout, "GPU") == 'none (numba-cuda comes with pip install "fastloss[cuda]")'
 
 
-def test_demo_prints_three_tables_that_fit_the_terminal(tmp_path):
+def test_demo_prints_five_tables_that_fit_the_terminal(tmp_path):
     pytest.importorskip("sklearn")
     pytest.importorskip("tqdm")
     done = python("-m", "fastloss", "demo", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
-    assert re.findall(r"^\d\. [^:]+", done.stdout, re.MULTILINE) == ["1. Linear regression", "2. Breast cancer", "3. Diabetes"]
+    assert re.findall(r"^\d\. [^:]+", done.stdout, re.MULTILINE) == [
+        "1. Linear regression",
+        "2. Breast cancer",
+        "3. Diabetes",
+        "4. Digits",
+        "5. Digits",
+    ]
     assert max(map(len, done.stdout.splitlines())) <= WIDTH
     losses = [float(line.split()[3]) for line in done.stdout.splitlines() if line.startswith("   loss, epoch")]
     assert len(losses) == 11
     assert losses == sorted(losses, reverse=True)
 
 
-def test_demo_draws_the_curves(tmp_path):
+def test_demo_draws_its_results(tmp_path):
     for module in ("sklearn", "tqdm", "matplotlib"):
         pytest.importorskip(module)
     file = tmp_path / "curves.png"
@@ -109,16 +134,29 @@ def test_demo_draws_the_curves(tmp_path):
     assert pixels.std() > 0.05
 
 
-def test_each_panel_is_labelled():
+def test_each_panel_is_labelled(classes, pairs):
     figure = pytest.importorskip("fastloss.demo.figure")
-    pytest.importorskip("sklearn")
-    drawn = figure.draw(linear.linear_regression(), linear.breast_cancer(), linear.diabetes())
-    assert len(drawn.axes) == 3
-    for axes in drawn.axes:
+    drawn = figure.draw(linear.linear_regression(), linear.breast_cancer(), linear.diabetes(), classes, pairs)
+    curves, maps = drawn.axes[:4], drawn.axes[4:]
+    for axes in curves:
         assert axes.get_title()
         assert axes.get_xlabel() == "epoch"
         assert axes.get_ylabel()
         assert len(axes.get_legend().get_texts()) == len(axes.lines)
+    for axes in maps:
+        assert axes.get_title()
+        assert axes.get_xlabel()
+        assert [text.get_text() for text in axes.texts] == list("0123456789")
+        assert len(axes.collections[0].get_offsets()) == len(pairs.digits)
+    assert len(maps) == 2
+
+
+def test_the_panel_of_the_digits_shows_what_its_curves_do_after_the_first_epoch(classes, pairs):
+    figure = pytest.importorskip("fastloss.demo.figure")
+    drawn = figure.draw(linear.linear_regression(), linear.breast_cancer(), linear.diabetes(), classes, pairs)
+    lowest, highest = drawn.axes[3].get_ylim()
+    for line in drawn.axes[3].lines:
+        assert lowest < min(line.get_ydata()[1:]) <= max(line.get_ydata()) < highest
 
 
 @pytest.mark.parametrize("package", ["tqdm", "scikit-learn", "matplotlib"])
@@ -229,12 +267,81 @@ def test_the_chain_rule_of_the_squared_probability_error():
     assert linear._squared_error_of_probability(logits, target)[1] == pytest.approx(numeric, abs=1e-9)
 
 
+def test_cross_entropy_and_adamw_name_held_out_digits(classes):
+    assert classes.clean["cross-entropy"][-1] >= 0.96
+    assert classes.clean["label smoothing"][-1] >= 0.96
+    for curves in (classes.clean, classes.noisy):
+        assert {len(curve) for curve in curves.values()} == {digits.CLASSES_EPOCHS + 1}
+        assert len({curve[0] for curve in curves.values()}) == 1, "not the same start"
+        assert all(curve[0] < 0.25 for curve in curves.values()), "more than chance before training"
+
+
+def test_generalized_cross_entropy_withstands_the_wrong_labels_that_cross_entropy_learns(classes):
+    plain, _, generalized = classes.noisy
+    assert classes.noisy[generalized][-1] > classes.noisy[plain][-1] + 0.02
+    assert classes.noisy[generalized][-1] == pytest.approx(classes.clean[generalized][-1], abs=0.05)
+    assert classes.learnt[plain] > 2 * classes.learnt[generalized]
+
+
+def test_the_contrastive_embedding_tells_held_out_digits_apart_where_principal_components_do_not(pairs):
+    for shares in (pairs.by_centre, pairs.by_neighbours):
+        assert shares["contrastive loss"] >= 0.93
+        assert shares["contrastive loss"] > shares["principal components"] + 0.2
+    assert pairs.places["contrastive loss"].shape == (len(pairs.digits), 2)
+    assert pairs.places["contrastive loss"].dtype == np.float32
+
+
+def test_the_maps_that_need_no_training_agree_with_their_definitions(pairs):
+    decomposition = pytest.importorskip("sklearn.decomposition")
+    parts, _ = digits._digits()
+    exact = decomposition.PCA(2, svd_solver="full").fit(parts.features).transform(parts.held_out_features)
+    # An axis has no sign of its own.
+    assert np.abs(pairs.places["principal components"]) == pytest.approx(np.abs(exact), abs=1e-4)
+    centres = np.stack([parts.features[parts.targets == digit].mean(axis=0) for digit in range(10)])
+    nearest = ((parts.held_out_features[:, None] - centres) ** 2).sum(axis=-1).argmin(axis=1)
+    assert pairs.by_centre["pixels"] == np.mean(nearest == pairs.digits)
+
+
+def test_the_digits_are_deterministic_and_report_progress(classes, one_blas_thread):
+    seen = []
+
+    def first_epochs(epochs, name):
+        seen.append((name, len(epochs)))
+        return epochs[:2]
+
+    short = digits.digit_classes(first_epochs)
+    for curves, full in ((short.clean, classes.clean), (short.noisy, classes.noisy)):
+        for name, curve in curves.items():
+            assert np.array_equal(curve, full[name][:3])
+    assert len({name for name, _ in seen}) == 6
+    assert {epochs for _, epochs in seen} == {digits.CLASSES_EPOCHS}
+    one, other = (digits.digit_pairs(first_epochs).places["contrastive loss"] for _ in range(2))
+    assert np.array_equal(one, other)
+    assert seen[6:] == [("contrastive loss", digits.PAIRS_EPOCHS)] * 2
+
+
 def test_a_fifth_is_held_out_and_nothing_is_in_both_parts():
     parts = split(np.arange(20)[:, None], np.arange(20), np.random.default_rng(1))
     assert len(parts.held_out_targets) == 4
     assert sorted([*parts.targets, *parts.held_out_targets]) == list(range(20))
     assert np.array_equal(parts.features[:, 0], parts.targets)
     assert np.array_equal(parts.held_out_features[:, 0], parts.held_out_targets)
+
+
+def test_a_fifth_of_the_labels_is_wrong():
+    labels = np.arange(1000) % 10
+    noisy = digits._mislabelled(labels, np.random.default_rng(1))
+    assert np.array_equal(labels, np.arange(1000) % 10)
+    assert np.count_nonzero(noisy != labels) == 200
+    assert set(noisy) == set(range(10))
+
+
+def test_every_image_is_paired_with_one_of_its_digit_and_with_one_of_any():
+    labels = np.random.default_rng(1).integers(10, size=500)
+    first, second = digits._pairs(labels, np.random.default_rng(2))
+    for side in (first, second):
+        assert np.array_equal(np.bincount(side), np.full(500, 2))
+    assert 0.5 < np.mean(labels[first] == labels[second]) < 0.65
 
 
 def logistic(outputs):

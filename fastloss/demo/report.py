@@ -4,6 +4,22 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from .digits import (
+    CLASSES_BATCH,
+    CLASSES_EPOCHS,
+    CLASSES_LAYERS,
+    DIGITS_LR,
+    MARGIN,
+    NEIGHBOURS,
+    PAIRS_BATCH,
+    PAIRS_EPOCHS,
+    PAIRS_LAYERS,
+    SMOOTHING,
+    WRONG,
+    DigitClasses,
+    DigitPairs,
+    Q,
+)
 from .linear import (
     CANCER_EPOCHS,
     CANCER_LR,
@@ -84,6 +100,53 @@ def diabetes(result: Diabetes) -> str:
             ],
         )
     }"""
+
+
+def digit_classes(result: DigitClasses) -> str:
+    labels = {
+        "label smoothing": f"the same, label smoothing {SMOOTHING:g}",
+        "generalized cross-entropy": f"generalized cross-entropy, q = {Q:g}",
+    }
+    return f"""\
+4. Digits: a network of two layers, and which loss for labels with mistakes?
+   8 x 8 pixels, layers {_layers(CLASSES_LAYERS)} with ReLU. AdamW, lr = {DIGITS_LR:g}, {CLASSES_EPOCHS} epochs
+   in batches of {CLASSES_BATCH}. Of the training labels {WRONG:.0%} are wrong, or none; the held-out
+   labels are right. Learnt: the share of the wrong labels the network repeats.
+
+{
+        _table(
+            ["right, held out", "none wrong", f"{WRONG:.0%} wrong", "learnt"],
+            [
+                (labels.get(name, name), f"{clean[-1]:.1%}", f"{result.noisy[name][-1]:.1%}", f"{result.learnt[name]:.0%}")
+                for name, clean in result.clean.items()
+            ],
+        )
+    }"""
+
+
+def digit_pairs(result: DigitPairs) -> str:
+    labels = {
+        "pixels": "64 pixels",
+        "principal components": "2 principal components",
+        "contrastive loss": "2 outputs, contrastive loss",
+    }
+    return f"""\
+5. Digits: which map to the plane keeps them apart?
+   Principal components, or a network told only whether two digits are the same:
+   contrastive loss, margin {MARGIN:g}; layers {_layers(PAIRS_LAYERS)} with ReLU. AdamW,
+   lr = {DIGITS_LR:g}, {PAIRS_EPOCHS} epochs in batches of {PAIRS_BATCH} pairs. Held-out digits are
+   named by the training digits near them.
+
+{
+        _table(
+            ["right, held out", "nearest class centre", f"{NEIGHBOURS} nearest neighbours"],
+            [(labels[name], f"{share:.1%}", f"{result.by_neighbours[name]:.1%}") for name, share in result.by_centre.items()],
+        )
+    }"""
+
+
+def _layers(sizes):
+    return " -> ".join(map(str, sizes))
 
 
 def _first(reached):
