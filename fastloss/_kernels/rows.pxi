@@ -17,6 +17,10 @@ cdef enum:
     # How a layout counts arrays: see `Program.layout`.
     NUMBERS_FROM = 100
     OUTPUTS_FROM = 200
+    # Rows of at most so many bytes are asked for while the one before is computed; the processor sees longer ones coming.
+    FETCHED = 16384
+    # Few rows of so many elements are shared between threads one by one.
+    SHARED_ROW = 4 * CHUNK
     # Shorter rows go side by side.
     LONG_ROW = 64
     # Elements that a group of rows side by side holds of one input: they stay in the L1 and L2 cache.
@@ -168,138 +172,286 @@ cdef inline void arrange(const Loop* loop, void** tiles, char** rows, Py_ssize_t
             tiles[k] = rows[code] + offset
 
 
-cdef void along_chunk(void* context, Py_ssize_t chunk) noexcept nogil:
-    """A group of rows, one after the other: each goes through its passes in tiles."""
-    cdef const RowJob* job = <const RowJob*>context
+cdef struct Row:
+    # Where one row is in its passes: its arrays, whole ones and tiles for what no later pass reads, and its numbers.
+    char* rows[MAX_ROWS]
+    double[MAX_NUMBERS] numbers
+    Py_ssize_t index
+    Py_ssize_t label
+    double weight
+
+
+cdef Py_ssize_t whole_row(const RowJob* job) noexcept nogil:
+    return (job.length * job.work.itemsize + 127) // 64 * 64
+
+
+cdef char* row_buffers(const RowJob* job, Row* row) noexcept nogil:
+    """Memory for what of a row does not lie ready: to be freed."""
+    cdef const RowProgram* program = job.program
+    cdef Py_ssize_t size = 0, used
+    cdef char* scratch
+    cdef int k
+    for k in range(job.inputs):
+        size += 0 if job.rows[k].along else whole_row(job)
+    for k in range(job.inputs, program.rows):
+        size += whole_row(job) if program.kept[k] else 0
+    scratch = <char*>malloc(size + 64)
+    if scratch == NULL:
+        job.out_of_memory[0] = True
+        return NULL
+    used = 0
+    for k in range(program.rows):
+        row.rows[k] = NULL
+        if not job.rows[k].along if k < job.inputs else program.kept[k]:
+            row.rows[k] = aligned(scratch) + used
+            used += whole_row(job)
+    return scratch
+
+
+cdef void begin_row(const RowJob* job, Row* row) noexcept nogil:
+    """Find or load the row's inputs and numbers."""
+    cdef const RowProgram* program = job.program
+    cdef Py_ssize_t itemsize = job.work.itemsize
+    cdef char* numbers = <char*>row.numbers
+    cdef char* source
+    cdef int k
+    for k in range(job.inputs):
+        source = place(&job.rows[k].rows, row.index)
+        if job.rows[k].along:
+            row.rows[k] = source
+        else:
+            job.rows[k].rows.load(source, job.rows[k].stride, row.rows[k], job.length)
+    for k in range(job.given):
+        job.numbers[k].load(place(&job.numbers[k], row.index), 0, numbers + k * itemsize, 1)
+    for k in range(program.picks):
+        memcpy(numbers + program.pick_number[k] * itemsize, row.rows[program.pick_row[k]] + row.label * itemsize, itemsize)
+
+
+cdef void begin_pass(const RowJob* job, Row* row, int stage, double* folded) noexcept nogil:
+    """Compute the numbers that a pass is to know, and empty its folds."""
+    cdef const RowProgram* program = job.program
+    cdef void* tiles[MAX_LOOP_ARRAYS]
+    cdef int f
+    if program.steps[stage].count:
+        arrange(&program.steps[stage], tiles, row.rows, 0, <char*>row.numbers, job.work.itemsize, NULL)
+        program.steps[stage].kernel(1, tiles, job.uniforms)
+    for f in range(program.folds_of[stage]):
+        folded[f] = 0 if program.folds[stage][f].is_sum else -INFINITY
+
+
+cdef void run_segment(const RowJob* job, const Row* row, int stage, Py_ssize_t start, double* folded) noexcept nogil:
+    """One segment of a row in one pass, tile by tile; adds to the folds. The last pass stores the results."""
     cdef const RowProgram* program = job.program
     cdef const Tilework* work = job.work
     cdef Py_ssize_t itemsize = work.itemsize
-    cdef Py_ssize_t length = job.length
-    cdef Py_ssize_t whole = (length * itemsize + 127) // 64 * 64
+    cdef Py_ssize_t stop = min(start + CHUNK, job.length)
+    cdef const Loop* loop = &program.along[stage]
+    cdef const Fold* fold
+    # Results, or elements that go into folds and no further: never both.
+    cdef char[MAX_FOLDS * TILE_BYTES + 64] memory
+    cdef char* outputs[MAX_OUTPUTS]
+    cdef char* rows[MAX_ROWS]
+    cdef void* tiles[MAX_LOOP_ARRAYS]
+    cdef double[MAX_FOLDS] part
+    cdef double most
+    cdef Py_ssize_t n
+    cdef int k, f, used = 0
+    for k in range(program.outputs):
+        outputs[k] = aligned(memory) + used * TILE_BYTES
+        used += 1
+    for f in range(program.folds_of[stage]):
+        part[f] = 0
+    for k in range(loop.count):
+        if loop.arrays[k] < NUMBERS_FROM and row.rows[loop.arrays[k]] == NULL:
+            rows[loop.arrays[k]] = aligned(memory) + used * TILE_BYTES
+            used += 1
+    while start < stop:
+        n = min(<Py_ssize_t>TILE, stop - start)
+        for k in range(program.rows):
+            if row.rows[k] != NULL:
+                rows[k] = row.rows[k] + start * itemsize
+        if loop.count:
+            arrange(loop, tiles, rows, 0, <char*>row.numbers, itemsize, outputs)
+            loop.kernel(n, tiles, job.uniforms)
+        for f in range(program.folds_of[stage]):
+            fold = &program.folds[stage][f]
+            if fold.is_sum:
+                part[f] += work.sum(rows[fold.row], n)
+            else:
+                most = work.largest(rows[fold.row], n)
+                if most > folded[f] or most != most:
+                    folded[f] = most
+        if stage == program.stages - 1:
+            store_tile(job, row, outputs, start, n)
+        start += n
+    for f in range(program.folds_of[stage]):
+        if program.folds[stage][f].is_sum:
+            folded[f] += part[f]
+
+
+cdef void store_tile(const RowJob* job, const Row* row, char** outputs, Py_ssize_t start, Py_ssize_t n) noexcept nogil:
+    """Add what the label's element has besides, weigh, and store."""
+    cdef const RowProgram* program = job.program
+    cdef const Tilework* work = job.work
+    cdef const RowOperand* target
+    cdef double factor = job.factor * row.weight
+    cdef char* out
+    cdef int f
+    for f in range(program.outputs):
+        target = &job.outputs[f]
+        if program.at_label[f] >= 0 and start <= row.label < start + n:
+            add_to(work, outputs[f] + (row.label - start) * work.itemsize, <char*>row.numbers + program.at_label[f] * work.itemsize)
+        out = place(&target.rows, row.index) + start * target.stride
+        if not target.along:
+            work.scale(outputs[f], factor, outputs[f], n)
+            target.rows.store(outputs[f], out, target.stride, n)
+        elif job.stream:
+            work.stream(outputs[f], factor, out, n)
+        else:
+            work.scale(outputs[f], factor, out, n)
+
+
+cdef void end_pass(const RowJob* job, Row* row, int stage, const double* folded) noexcept nogil:
+    cdef int f
+    for f in range(job.program.folds_of[stage]):
+        put(job.work, <char*>row.numbers + job.program.folds[stage][f].number * job.work.itemsize, folded[f])
+
+
+cdef void leave_out(const RowJob* job, Py_ssize_t index) noexcept nogil:
+    """A row without weight: its results are 0."""
+    cdef char[TILE_BYTES] zeros
+    cdef const RowOperand* target
+    cdef Py_ssize_t start
+    cdef int f
+    memset(zeros, 0, min(<Py_ssize_t>TILE, job.length) * job.work.itemsize)
+    for f in range(job.program.outputs):
+        target = &job.outputs[f]
+        start = 0
+        while start < job.length:
+            target.rows.store(zeros, place(&target.rows, index) + start * target.stride, target.stride, min(<Py_ssize_t>TILE, job.length - start))
+            start += TILE
+
+
+cdef double value_of(const RowJob* job, const Row* row) noexcept nogil:
+    return as_double(job.work, <char*>row.numbers + job.program.value * job.work.itemsize) * row.weight
+
+
+cdef void fetch(const RowJob* job, Py_ssize_t index) noexcept nogil:
+    """Ask for a row's inputs ahead of their time: the memory rests while a row in the cache is computed."""
+    cdef Py_ssize_t offset, size = job.length * job.work.itemsize
+    cdef char* source
+    cdef int k
+    for k in range(job.inputs):
+        if job.rows[k].along and size <= FETCHED:
+            source = place(&job.rows[k].rows, index)
+            for offset in range(0, size, 64):
+                prefetch(source + offset)
+
+
+cdef void along_chunk(void* context, Py_ssize_t chunk) noexcept nogil:
+    """A group of rows, one after the other: each goes through its passes in tiles."""
+    cdef const RowJob* job = <const RowJob*>context
+    cdef const Tilework* work = job.work
     cdef Py_ssize_t first = chunk * job.group
     cdef Py_ssize_t last = min(first + job.group, job.count)
     cdef Py_ssize_t[MOST_SIDE_BY_SIDE] labels
     cdef double[MOST_SIDE_BY_SIDE] weights
-    cdef char[(MAX_OUTPUTS + 2) * TILE_BYTES + 64] memory
-    cdef char* tile = aligned(memory)
-    cdef double[MAX_NUMBERS] numbers_memory
-    cdef char* numbers = <char*>numbers_memory
-    cdef char* values = tile + MAX_OUTPUTS * TILE_BYTES
-    cdef char* scratch
-    cdef char* rows[MAX_ROWS]
-    cdef char* buffers[MAX_ROWS]
-    cdef char* outputs[MAX_OUTPUTS]
-    cdef void* tiles[MAX_LOOP_ARRAYS]
+    cdef char[2 * TILE_BYTES + 64] memory
+    cdef char* values = aligned(memory)
     cdef double[MAX_FOLDS] folded
-    cdef const Loop* loop
-    cdef const Fold* fold
-    cdef const RowOperand* target
-    cdef Py_ssize_t size = 0
-    cdef Py_ssize_t row, t, start, n, label
-    cdef int k, f
-    cdef double part
-    cdef char* out
-    for k in range(program.rows):
-        if k >= job.inputs or not job.rows[k].along:
-            size += whole if k < job.inputs or program.kept[k] else TILE_BYTES
-    scratch = <char*>malloc(size + 64)
+    cdef Row row
+    cdef Py_ssize_t index, start
+    cdef int stage
+    cdef char* scratch = row_buffers(job, &row)
     if scratch == NULL:
-        job.out_of_memory[0] = True
         return
-    size = 0
-    for k in range(program.rows):
-        buffers[k] = aligned(scratch) + size
-        if k >= job.inputs or not job.rows[k].along:
-            size += whole if k < job.inputs or program.kept[k] else TILE_BYTES
     chunk_weights(job, first, last - first, labels, weights)
-    for k in range(program.outputs):
-        outputs[k] = tile + k * TILE_BYTES
-    for row in range(first, last):
-        label = labels[row - first]
-        if weights[row - first] == 0:
-            put(work, values + (row - first) * itemsize, 0)
-            for k in range(program.outputs):
-                memset(outputs[k], 0, min(<Py_ssize_t>TILE, length) * itemsize)
-                target = &job.outputs[k]
-                out = place(&target.rows, row)
-                for t in range((length + TILE - 1) // TILE):
-                    start = t * TILE
-                    n = min(<Py_ssize_t>TILE, length - start)
-                    target.rows.store(outputs[k], out + start * target.stride, target.stride, n)
+    for index in range(first, last):
+        put(work, values + (index - first) * work.itemsize, 0)
+        if weights[index - first] == 0:
+            leave_out(job, index)
             continue
-        for k in range(job.inputs):
-            rows[k] = place(&job.rows[k].rows, row)
-            if not job.rows[k].along:
-                job.rows[k].rows.load(rows[k], job.rows[k].stride, buffers[k], length)
-                rows[k] = buffers[k]
-        for k in range(job.inputs, program.rows):
-            rows[k] = buffers[k]
-        for k in range(job.given):
-            job.numbers[k].load(place(&job.numbers[k], row), 0, numbers + k * itemsize, 1)
-        for k in range(program.picks):
-            memcpy(numbers + program.pick_number[k] * itemsize, rows[program.pick_row[k]] + label * itemsize, itemsize)
-        for k in range(program.stages):
-            if k == 1 and row + 1 < last and length * itemsize <= 16384:
-                for f in range(job.inputs):
-                    if job.rows[f].along:
-                        out = place(&job.rows[f].rows, row + 1)
-                        for t in range(0, length * itemsize, 64):
-                            prefetch(out + t)
-            loop = &program.steps[k]
-            if loop.count:
-                arrange(loop, tiles, rows, 0, numbers, itemsize, outputs)
-                loop.kernel(1, tiles, job.uniforms)
-            loop = &program.along[k]
-            for f in range(program.folds_of[k]):
-                folded[f] = 0 if program.folds[k][f].is_sum else -INFINITY
-            for t in range((length + TILE - 1) // TILE):
-                start = t * TILE
-                n = min(<Py_ssize_t>TILE, length - start)
-                if loop.count:
-                    arrange_along(program, loop, tiles, rows, start * itemsize, numbers, itemsize, outputs, job.inputs)
-                    loop.kernel(n, tiles, job.uniforms)
-                for f in range(program.folds_of[k]):
-                    fold = &program.folds[k][f]
-                    out = rows[fold.row]
-                    if fold.row < job.inputs or program.kept[fold.row]:
-                        out += start * itemsize
-                    if fold.is_sum:
-                        folded[f] += work.sum(out, n)
-                    else:
-                        part = work.largest(out, n)
-                        if part > folded[f] or part != part:
-                            folded[f] = part
-                if k == program.stages - 1:
-                    for f in range(program.outputs):
-                        target = &job.outputs[f]
-                        if program.at_label[f] >= 0 and start <= label < start + n:
-                            add_to(work, outputs[f] + (label - start) * itemsize, numbers + program.at_label[f] * itemsize)
-                        out = place(&target.rows, row) + start * target.stride
-                        if target.along:
-                            if job.stream:
-                                work.stream(outputs[f], job.factor * weights[row - first], out, n)
-                            else:
-                                work.scale(outputs[f], job.factor * weights[row - first], out, n)
-                        else:
-                            work.scale(outputs[f], job.factor * weights[row - first], outputs[f], n)
-                            target.rows.store(outputs[f], out, target.stride, n)
-            for f in range(program.folds_of[k]):
-                put(work, numbers + program.folds[k][f].number * itemsize, folded[f])
-        put(work, values + (row - first) * itemsize, as_double(work, numbers + program.value * itemsize) * weights[row - first])
+        row.index, row.label, row.weight = index, labels[index - first], weights[index - first]
+        begin_row(job, &row)
+        for stage in range(job.program.stages):
+            if stage == 1 and index + 1 < last:
+                fetch(job, index + 1)
+            begin_pass(job, &row, stage, folded)
+            start = 0
+            while start < job.length:
+                run_segment(job, &row, stage, start, folded)
+                start += CHUNK
+            end_pass(job, &row, stage, folded)
+        put(work, values + (index - first) * work.itemsize, value_of(job, &row))
     if job.stream:
         FASTLOSS_FENCE()
     free(scratch)
     finish_values(job, chunk, first, last - first, values)
 
 
-cdef inline void arrange_along(const RowProgram* program, const Loop* loop, void** tiles, char** rows, Py_ssize_t offset, char* numbers, Py_ssize_t itemsize, char** outputs, int inputs) noexcept nogil:
-    """As `arrange`, at a place within the row; elements that no later pass reads have one tile."""
-    cdef int k, code
-    arrange(loop, tiles, rows, offset, numbers, itemsize, outputs)
-    for k in range(loop.count):
-        code = loop.arrays[k]
-        if inputs <= code < NUMBERS_FROM and not program.kept[code]:
-            tiles[k] = rows[code]
+cdef struct Segments:
+    # One pass over one row, shared between threads.
+    const RowJob* job
+    const Row* row
+    int stage
+    double* folded
+
+
+cdef void segment_chunk(void* context, Py_ssize_t chunk) noexcept nogil:
+    cdef const Segments* segments = <const Segments*>context
+    cdef const RowProgram* program = segments.job.program
+    cdef double* folded = segments.folded + chunk * MAX_FOLDS
+    cdef int f
+    for f in range(program.folds_of[segments.stage]):
+        folded[f] = 0 if program.folds[segments.stage][f].is_sum else -INFINITY
+    run_segment(segments.job, segments.row, segments.stage, chunk * CHUNK, folded)
+    if segments.job.stream:
+        FASTLOSS_FENCE()
+
+
+cdef int run_long_rows(RowJob* job, double nanoseconds) except -1:
+    """As the chunks of rows along, to the last bit, with the segments of each row shared between threads: for few long rows."""
+    cdef Py_ssize_t chunks = (job.length + CHUNK - 1) // CHUNK
+    cdef Py_ssize_t label, chunk, index
+    cdef double[MAX_FOLDS] folded
+    cdef double weight
+    cdef Segments segments
+    cdef Row row
+    cdef int f, stage
+    cdef char* scratch = row_buffers(job, &row)
+    if scratch == NULL:
+        return 0
+    shares = bytearray(chunks * MAX_FOLDS * sizeof(double))
+    segments.job, segments.row, segments.folded = job, &row, <double*><char*>shares
+    try:
+        for index in range(job.count):
+            chunk_weights(job, index, 1, &label, &weight)
+            put(job.work, <char*>&folded[0], 0)
+            if weight == 0:
+                leave_out(job, index)
+            else:
+                row.index, row.label, row.weight = index, label, weight
+                begin_row(job, &row)
+                for stage in range(job.program.stages):
+                    begin_pass(job, &row, stage, folded)
+                    segments.stage = stage
+                    run_chunks(segment_chunk, &segments, chunks, nanoseconds / job.count / job.program.stages)
+                    for chunk in range(chunks):
+                        for f in range(job.program.folds_of[stage]):
+                            join_folds(&job.program.folds[stage][f], &folded[f], segments.folded[chunk * MAX_FOLDS + f])
+                    end_pass(job, &row, stage, folded)
+                put(job.work, <char*>&folded[0], value_of(job, &row))
+            finish_values(job, index, index, 1, <char*>&folded[0])
+    finally:
+        free(scratch)
+    return 0
+
+
+cdef void join_folds(const Fold* fold, double* so_far, double part) noexcept nogil:
+    if fold.is_sum:
+        so_far[0] += part
+    elif part > so_far[0] or part != part:
+        so_far[0] = part
 
 
 cdef void finish_values(const RowJob* job, Py_ssize_t chunk, Py_ssize_t first, Py_ssize_t count, char* values) noexcept nogil:
@@ -689,7 +841,11 @@ cdef object _evaluate_rows(RowPlan plan, int want, tuple inputs, object sample_w
     job.sums_by_chunk = &few[0]
     if sums is not None:
         job.sums_by_chunk = <double*><char*>sums
-    run_chunks(across_chunk if job.side_by_side else along_chunk, &job, chunks, count * job.length * UNIT_NS * (8 + plan.costs[want]) * (2 if precision == F64 else 1))
+    cdef double nanoseconds = count * job.length * UNIT_NS * (8 + plan.costs[want]) * (2 if precision == F64 else 1)
+    if not job.side_by_side and job.length >= SHARED_ROW and count < 4 * fastloss_get_num_threads():
+        run_long_rows(&job, nanoseconds)
+    else:
+        run_chunks(across_chunk if job.side_by_side else along_chunk, &job, chunks, nanoseconds)
     if out_of_memory:
         raise MemoryError()
     for target, source in copies:
