@@ -104,7 +104,10 @@ enum { FIRST_REST = 4, LAST_REST = 128 };    /* multiples of what was lost */
    sees the other.  A wake too many is harmless: everyone woken looks again at what it wants. */
 typedef struct {
     _Alignas(64) _Atomic uint32_t asleep;
-#ifndef __linux__
+#ifdef __linux__
+    _Atomic int thread;                 /* the system's number of it, 0 while unknown */
+    _Atomic int barred;                 /* the core that it may not use, plus 1 */
+#else
     pthread_mutex_t mutex;
     pthread_cond_t woken;
 #endif
@@ -113,7 +116,10 @@ typedef struct {
 static void sleeper_reset(sleeper *self)
 {
     atomic_store(&self->asleep, 0);
-#ifndef __linux__
+#ifdef __linux__
+    atomic_store(&self->thread, 0);
+    atomic_store(&self->barred, 0);
+#else
     pthread_mutex_init(&self->mutex, NULL);
     pthread_cond_init(&self->woken, NULL);
 #endif
@@ -195,13 +201,35 @@ static ptrdiff_t take(uint64_t seat, uint64_t spare)
     return pool.chunks - (ptrdiff_t)chunks_left(tickets);
 }
 
+/* Bars a sleeping helper from the caller's core.  A kernel likes to wake it there, where it waits for
+   some milliseconds until it runs or an idle core takes it. */
+static void bar_from(sleeper *helper, int core)
+{
+#ifdef __linux__
+    int thread = atomic_load(&helper->thread);
+    if (!thread || !atomic_load(&helper->asleep) || atomic_exchange(&helper->barred, core + 1) == core + 1)
+        return;
+    cpu_set_t cores[16];
+    if (sched_getaffinity(0, sizeof cores, cores))
+        return;
+    CPU_CLR_S(core, sizeof cores, cores);
+    if (CPU_COUNT_S(sizeof cores, cores))
+        sched_setaffinity(thread, sizeof cores, cores);
+#else
+    (void)helper, (void)core;
+#endif
+}
+
 /* Wakes at most one helper, and each at most once in a job.  Everyone in the job does this before
    each chunk: the number of helpers doubles with every chunk, and no wake stands in line. */
 static int ring(void)
 {
     while (atomic_load_explicit(&pool.rung, memory_order_relaxed) < pool.seats) {
         int next = atomic_fetch_add(&pool.rung, 1);
-        if (next < pool.seats && wake(&pool.helper[next]))
+        if (next >= pool.seats)
+            break;
+        bar_from(&pool.helper[next], atomic_load(&pool.core));
+        if (wake(&pool.helper[next]))
             return 1;
     }
     return 0;
@@ -240,33 +268,17 @@ static int spin(void)
     }
 }
 
-/* Whether this helper is on another core than the caller's, where it could only take the caller's
-   place.  A kernel likes to wake a helper on that very core, and leaves it there for some three
-   milliseconds of calls, even beside an idle core: to forbid the core for a moment moves it. */
-static int beside_caller(void)
-{
-    int core = atomic_load(&pool.core);
-    if (current_core() != core)
-        return 1;
-#ifdef __linux__
-    cpu_set_t allowed[16], others[16];
-    if (sched_getaffinity(0, sizeof allowed, allowed))
-        return 0;
-    memcpy(others, allowed, sizeof allowed);
-    CPU_CLR_S(core, sizeof others, others);
-    if (CPU_COUNT_S(sizeof others, others) && !sched_setaffinity(0, sizeof others, others))
-        sched_setaffinity(0, sizeof allowed, allowed);
-#endif
-    return current_core() != atomic_load(&pool.core);
-}
-
 static void *helper_main(void *argument)
 {
     sleeper *self = argument;
     inside = 1;
+#ifdef __linux__
+    atomic_store(&self->thread, (int)syscall(SYS_gettid));
+#endif
     for (;;) {
-        /* A job missed on the way to sleep is the caller's, like any other. */
-        while (beside_caller() && help())
+        /* On the caller's core a helper could only take the caller's place.  A job missed on the way
+           to sleep is the caller's, like any other. */
+        while (current_core() != atomic_load(&pool.core) && help())
             while (spin() && help())
                 continue;
         atomic_store(&self->asleep, 1);
