@@ -6,20 +6,20 @@ import pytest
 from test_formulas import away_from_default
 
 import fastloss as fl
-from fastloss.formula import Class, ClassWeight, Label, PerRow, oracle
+from fastloss.formula import PROBABILITIES, Class, ClassWeight, Label, PerRow, oracle
 
 each_loss = pytest.mark.parametrize("name", fl.losses.ROWS)
 
 
 def settings(formula):
-    """Every variant, with all other hyperparameters away from their defaults: (hyperparameters, optional inputs that are there)."""
+    """Every variant, with all other hyperparameters away from their defaults: (hyperparameters, flags of the variant)."""
     count = len(formula.parameters)
     for choice in formula.choices():
         values = {
             name: away_from_default(domain, 1.7) if chosen is None else None if chosen == "none" else chosen
             for (name, domain), chosen in zip(formula.parameters.items(), choice[:count], strict=True)
         }
-        yield values, [name for name, flag in zip(formula.optional, choice[count:], strict=True) if flag]
+        yield values, [name for name, flag in zip(formula.flags, choice[count:], strict=True) if flag]
 
 
 def draw(formula, shape, there=(), seed=0):
@@ -27,7 +27,9 @@ def draw(formula, shape, there=(), seed=0):
     rng = np.random.default_rng(seed)
     arrays = {}
     for name, domain in formula.input_domains.items():
-        if isinstance(domain, Class):
+        if isinstance(domain, Class) and PROBABILITIES in there:
+            arrays[name] = rng.dirichlet(np.ones(shape[-1]), shape[:-1])
+        elif isinstance(domain, Class):
             arrays[name] = rng.integers(0, shape[-1], shape[:-1])
         elif isinstance(domain, ClassWeight):
             if name in there:
@@ -64,12 +66,42 @@ def test_results_are_the_formulas_to_fifty_digits(name, length):
                 for argument, result in zip(formula.differentiable, results, strict=True):
                     expected = exact[f"{kind}_{argument}"]
                     expected = [float(e) for e in expected] if isinstance(expected, list) else [float(expected)] * length
-                    if formula.label:
+                    if formula.label and PROBABILITIES not in there:
                         expected[point[formula.label]] += float(exact[f"label_{kind}_{argument}"])
                     scale = max(1, np.abs(expected).max())
                     np.testing.assert_allclose(
                         result[row], expected, rtol=1e-11, atol=1e-13 * scale, err_msg=f"{kind} {values}"
                     )
+
+
+@pytest.mark.parametrize("length", [2, 7, 70])
+@pytest.mark.parametrize("name", [name for name in fl.losses.ROWS if getattr(fl, name).formula.curvature])
+def test_hessian_vector_products_are_the_formulas_to_fifty_digits(name, length):
+    """Of the oracle's formula, and of the numerical derivative of its gradient along the vector."""
+    mp = pytest.importorskip("mpmath")
+    loss = getattr(fl, name)
+    formula, (argument, *_) = loss.formula, loss.formula.differentiable
+    for k, (values, there) in enumerate(settings(formula)):
+        arrays = draw(formula, (1, length), there, seed=k)
+        vector = np.random.default_rng(k).normal(size=(1, length))
+        found = loss.hvp(**arrays, **values, vector=vector, reduction="sum")[0]
+        traced, parameters = formula.trace(formula.choice(values, there)), formula.vector(values)
+        point = {n: a.tolist() if n in there else a[0].tolist() for n, a in arrays.items()}
+        exact = oracle.evaluate(traced, point | {"vector": vector[0].tolist()}, parameters)
+        expected = [float(e) for e in exact[f"hvp_{argument}"]]
+        with mp.workdps(60):
+
+            def gradient(step, j, traced=traced, point=point, vector=vector, parameters=parameters):
+                moved = [mp.mpf(x) + step * mp.mpf(v) for x, v in zip(point[argument], vector[0].tolist(), strict=True)]
+                return oracle.Point(traced, point | {argument: moved}, parameters).value(traced.outputs[f"grad_{argument}"], j)
+
+            slopes = [float(mp.diff(lambda t, j=j: gradient(t, j), 0)) for j in range(length if length < 70 else 2)]
+        np.testing.assert_allclose(expected[: len(slopes)], slopes, rtol=1e-12, atol=1e-14)
+        if formula.label and PROBABILITIES not in there:
+            expected[point[formula.label]] += float(exact[f"label_hvp_{argument}"])
+        np.testing.assert_allclose(
+            found, expected, rtol=1e-11, atol=1e-13 * max(1, np.abs(expected).max()), err_msg=str(values)
+        )
 
 
 @each_loss

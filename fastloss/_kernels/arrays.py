@@ -1,5 +1,6 @@
 """What the engine takes as an array, and what it says to anything else. Called only off the fast path."""
 
+import sys
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,9 +16,15 @@ def is_floating(dtype):
     return (dtype.kind == "f" and dtype.itemsize <= 8) or is_bfloat16(dtype)
 
 
+def is_masked(value):
+    """Whether it is a masked array, without NumPy's importing the module of them, which takes some 6 ms."""
+    masked = sys.modules.get("numpy.ma")
+    return masked is not None and isinstance(value, masked.MaskedArray)
+
+
 def as_array(who, name, value):
     """`value` as a plain, aligned, native array of real numbers; a copy only where its memory does not serve."""
-    if isinstance(value, np.ma.MaskedArray):
+    if is_masked(value):
         raise TypeError(
             f"{who}: {name} must be a plain array, got a masked array (its mask would be lost): pass weights instead"
         )
@@ -57,7 +64,7 @@ def domain_error(who, name, domain, array, shape, index):
 
 def check_output(who, name, array, shape, dtype):
     """An array that results may be written into."""
-    if not isinstance(array, np.ndarray) or isinstance(array, np.ma.MaskedArray):
+    if not isinstance(array, np.ndarray) or is_masked(array):
         raise TypeError(f"{who}: {name} must be a NumPy array, got {type(array).__name__}")
     if array.shape != shape:
         raise ValueError(f"{who}: {name} must have shape {shape}, got {array.shape}")

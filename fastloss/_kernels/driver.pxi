@@ -22,6 +22,8 @@ ctypedef void (*times_function)(const double*, double, void*, Py_ssize_t) noexce
 ctypedef void (*split_function)(const void*, Py_ssize_t, void*, Py_ssize_t, Py_ssize_t) noexcept nogil
 ctypedef void (*pick_function)(const void*, Py_ssize_t, Py_ssize_t, const void*, void*, Py_ssize_t) noexcept nogil
 ctypedef void (*add_function)(void*, Py_ssize_t, Py_ssize_t, const void*, const void*, Py_ssize_t) noexcept nogil
+ctypedef Py_ssize_t (*index_function)(const void*, Py_ssize_t) noexcept nogil
+ctypedef void (*predict_function)(const void*, Py_ssize_t, Py_ssize_t, void*, void*, Py_ssize_t) noexcept nogil
 ctypedef Py_ssize_t (*count_labels_function)(Py_ssize_t*, double*, Py_ssize_t, Py_ssize_t, Py_ssize_t) noexcept nogil
 ctypedef double (*sum_function)(const void*, Py_ssize_t) noexcept nogil
 
@@ -45,6 +47,9 @@ cdef struct Tilework:
     split_function join
     pick_function pick
     add_function add
+    # Which element of a row is the first largest; of rows side by side.
+    index_function first_largest
+    predict_function predict
 
 cdef struct Operand:
     # An array in the C order of the call's shape, dimensions merged where they are contiguous to each other.

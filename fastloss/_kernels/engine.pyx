@@ -44,6 +44,7 @@ cdef enum:
     VALUE = 1
     GRAD = 2
     HESS = 4
+    HVP = 8
 
 include "driver.pxi"
 
@@ -102,6 +103,8 @@ cdef void bind_tilework(int precision, str real) except *:
     work.join = <split_function>address(f"join_{real}")
     work.pick = <pick_function>address(f"pick_{real}")
     work.add = <add_function>address(f"add_{real}")
+    work.first_largest = <index_function>address(f"first_largest_{real}")
+    work.predict = <predict_function>address(f"predict_{real}")
 
 
 cdef void bind_labels() except *:

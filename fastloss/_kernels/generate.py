@@ -163,6 +163,7 @@ def check_room(name, program, layout):
     """Whether the engine's fixed tables (rows.pxi) hold the program."""
     loops = [*layout["step"], *layout["along"], *layout["across"]]
     for what, count, most in (
+        ("inputs", len(program.traced.inputs) + len(program.traced.directions), 8),
         ("rows", len(layout["rows"]), 40),
         ("numbers of a row", len(layout["numbers"]), 64),
         ("passes", len(layout["step"]), 8),
@@ -186,7 +187,10 @@ def tilework():
         rows += [(f"load_{half}_{real}", f"load_{half}[{c_real}]") for half in ("f16", "bf16")]
         rows += [(f"{work}_{real}", f"{work}[{c_real}]") for work in ("scale", "weigh", "outside", "times")]
         rows += [(f"store_{real}_{real}", f"store[{c_real}]")]
-        rows += [(f"{work}_{real}", f"{work}_{real}") for work in ("sum", "largest", "stream", "split", "join", "pick", "add")]
+        rows += [
+            (f"{work}_{real}", f"{work}_{real}")
+            for work in ("sum", "largest", "first_largest", "stream", "split", "join", "pick", "add", "predict")
+        ]
     rows += [(f"load_{e}_label", f"load_label[{c_e}]") for e, c_e in plain.items() if e not in c]
     rows += [("count_labels", "count_labels")]
     return rows + [(f"store_{half}_f32", f"store_{half}") for half in ("f16", "bf16")]

@@ -74,6 +74,19 @@ static double sum_f32(const float *tile, ptrdiff_t count) {
 FASTLOSS_LARGEST(largest_f64, double, int64_t, INT64_MAX, 0x7ff0000000000000, 32)
 FASTLOSS_LARGEST(largest_f32, float, int32_t, INT32_MAX, 0x7f800000, 64)
 
+/* Where the first largest element is, or the first NaN. */
+#define FASTLOSS_FIRST_LARGEST(suffix, real)                                                                                  \
+    static ptrdiff_t first_largest_##suffix(const real *tile, ptrdiff_t count) {                                              \
+        real most = (real)largest_##suffix(tile, count);                                                                      \
+        ptrdiff_t i = 0;                                                                                                      \
+        for (int found = 0; !found && i + 64 <= count; i += found ? 0 : 64)                                                   \
+            for (int k = 0; k < 64; k++) found |= (tile[i + k] == most) | (tile[i + k] != tile[i + k]);                                                    \
+        while (tile[i] != most && tile[i] == tile[i]) i++;                                                                    \
+        return i;                                                                                                             \
+    }
+FASTLOSS_FIRST_LARGEST(f32, float)
+FASTLOSS_FIRST_LARGEST(f64, double)
+
 /* target = tile * factor past the caches: the line is not read before it is written, which is a quarter of the traffic of a
  * call that reads two arrays and writes one. */
 static void stream_f32(const float *tile, double by, float *target, ptrdiff_t count) {

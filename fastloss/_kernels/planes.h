@@ -43,7 +43,24 @@
             for (ptrdiff_t r = 0; r < count; r++)                                                                             \
                 planes[c * plane + r] = labels[r] == c ? planes[c * plane + r] + what[r] : planes[c * plane + r];             \
     }
+
+/* `which` is the first of each row's largest elements, or of its NaNs; `best` is that element. */
+#define FASTLOSS_PREDICT(suffix, real)                                                                                        \
+    static void predict_##suffix(const real *restrict planes, ptrdiff_t plane, ptrdiff_t length, real *restrict best,         \
+                                 real *restrict which, ptrdiff_t count) {                                                     \
+        for (ptrdiff_t r = 0; r < count; r++) best[r] = planes[r], which[r] = 0;                                              \
+        for (ptrdiff_t c = 1; c < length; c++)                                                                                \
+            for (ptrdiff_t r = 0; r < count; r++) {                                                                           \
+                real x = planes[c * plane + r];                                                                               \
+                int better = (x > best[r]) | ((x != x) & (best[r] == best[r]));                                               \
+                which[r] = better ? (real)c : which[r];                                                                       \
+                best[r] = better ? x : best[r];                                                                               \
+            }                                                                                                                 \
+    }
+
 FASTLOSS_PLANES(f32, float)
+FASTLOSS_PREDICT(f32, float)
+FASTLOSS_PREDICT(f64, double)
 FASTLOSS_PLANES(f64, double)
 
 #endif

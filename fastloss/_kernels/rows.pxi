@@ -12,6 +12,8 @@ cdef enum:
     MAX_FOLDS = 24
     MAX_LOOP_ARRAYS = 64
     MAX_ROWS = 40
+    # Of a call: arrays of rows, and of numbers of the row.
+    MAX_INPUTS = 8
     MAX_NUMBERS = 64
     MAX_OUTPUTS = 8
     # How a layout counts arrays: see `Program.layout`.
@@ -70,16 +72,26 @@ cdef struct RowJob:
     const Tilework* work
     Py_ssize_t count
     Py_ssize_t length
+    int axis
     Py_ssize_t group
     bint side_by_side
+    # What is left of the shape without the axis.
+    int dims
+    Py_ssize_t[2 * MAX_DIMS] shape
     int inputs
-    RowOperand[MAX_ROWS] rows
+    RowOperand[MAX_INPUTS] rows
     # Inputs that are numbers of the row come first among the numbers.
     int given
-    Operand[MAX_NUMBERS] numbers
+    Operand[MAX_INPUTS] numbers
     int outputs_laid
     RowOperand[MAX_OUTPUTS] outputs
     Operand value
+    # On request: a number of the row besides the value, the first of its largest elements, how often that is the label's.
+    Operand other
+    int other_number
+    Operand predicted
+    bint predicts
+    Py_ssize_t* correct_by_chunk
     Operand labels
     Operand weights
     const char* class_weight
@@ -142,7 +154,7 @@ cdef void scan_rows(void* context, Py_ssize_t chunk) noexcept nogil:
     row_weights(job, start, n, labels, weights, &outside)
     job.found_by_chunk[chunk] = start + outside if outside < n else -1
     if outside == n:
-        if job.class_weight != NULL:
+        if job.class_weight != NULL and job.labels.data != NULL:
             for k in range(n):
                 weights[k] *= as_double(job.work, job.class_weight + labels[k] * job.work.itemsize)
         job.sums_by_chunk[chunk] = WORK[F64].sum(weights, n)
@@ -317,8 +329,8 @@ cdef void end_pass(const RowJob* job, Row* row, int stage, const double* folded)
         put(job.work, <char*>row.numbers + job.program.folds[stage][f].number * job.work.itemsize, folded[f])
 
 
-cdef void leave_out(const RowJob* job, Py_ssize_t index) noexcept nogil:
-    """A row without weight: its results are 0."""
+cdef bint leave_out(const RowJob* job, Row* row) noexcept nogil:
+    """A row without weight: its results are 0. It has a prediction all the same."""
     cdef char[TILE_BYTES] zeros
     cdef const RowOperand* target
     cdef Py_ssize_t start
@@ -328,8 +340,11 @@ cdef void leave_out(const RowJob* job, Py_ssize_t index) noexcept nogil:
         target = &job.outputs[f]
         start = 0
         while start < job.length:
-            target.rows.store(zeros, place(&target.rows, index) + start * target.stride, target.stride, min(<Py_ssize_t>TILE, job.length - start))
+            target.rows.store(zeros, place(&target.rows, row.index) + start * target.stride, target.stride, min(<Py_ssize_t>TILE, job.length - start))
             start += TILE
+    if job.predicts:
+        begin_row(job, row)
+    return others_of(job, row)
 
 
 cdef double value_of(const RowJob* job, const Row* row) noexcept nogil:
@@ -360,18 +375,18 @@ cdef void along_chunk(void* context, Py_ssize_t chunk) noexcept nogil:
     cdef char* values = aligned(memory)
     cdef double[MAX_FOLDS] folded
     cdef Row row
-    cdef Py_ssize_t index, start
+    cdef Py_ssize_t index, start, correct = 0
     cdef int stage
     cdef char* scratch = row_buffers(job, &row)
     if scratch == NULL:
         return
     chunk_weights(job, first, last - first, labels, weights)
     for index in range(first, last):
-        put(work, values + (index - first) * work.itemsize, 0)
-        if weights[index - first] == 0:
-            leave_out(job, index)
-            continue
         row.index, row.label, row.weight = index, labels[index - first], weights[index - first]
+        if row.weight == 0:
+            put(work, values + (index - first) * work.itemsize, 0)
+            leave_out(job, &row)
+            continue
         begin_row(job, &row)
         for stage in range(job.program.stages):
             if stage == 1 and index + 1 < last:
@@ -383,6 +398,8 @@ cdef void along_chunk(void* context, Py_ssize_t chunk) noexcept nogil:
                 start += CHUNK
             end_pass(job, &row, stage, folded)
         put(work, values + (index - first) * work.itemsize, value_of(job, &row))
+        correct += others_of(job, &row)
+    job.correct_by_chunk[chunk] = correct
     if job.stream:
         FASTLOSS_FENCE()
     free(scratch)
@@ -427,10 +444,11 @@ cdef int run_long_rows(RowJob* job, double nanoseconds) except -1:
         for index in range(job.count):
             chunk_weights(job, index, 1, &label, &weight)
             put(job.work, <char*>&folded[0], 0)
+            job.correct_by_chunk[index] = 0
+            row.index, row.label, row.weight = index, label, weight
             if weight == 0:
-                leave_out(job, index)
+                leave_out(job, &row)
             else:
-                row.index, row.label, row.weight = index, label, weight
                 begin_row(job, &row)
                 for stage in range(job.program.stages):
                     begin_pass(job, &row, stage, folded)
@@ -440,6 +458,7 @@ cdef int run_long_rows(RowJob* job, double nanoseconds) except -1:
                         for f in range(job.program.folds_of[stage]):
                             join_folds(&job.program.folds[stage][f], &folded[f], segments.folded[chunk * MAX_FOLDS + f])
                     end_pass(job, &row, stage, folded)
+                job.correct_by_chunk[index] = others_of(job, &row)
                 put(job.work, <char*>&folded[0], value_of(job, &row))
             finish_values(job, index, index, 1, <char*>&folded[0])
     finally:
@@ -452,6 +471,20 @@ cdef void join_folds(const Fold* fold, double* so_far, double part) noexcept nog
         so_far[0] += part
     elif part > so_far[0] or part != part:
         so_far[0] = part
+
+
+cdef bint others_of(const RowJob* job, const Row* row) noexcept nogil:
+    """Store what is wanted of the row besides; returns whether its first largest element is its label's."""
+    cdef Py_ssize_t index
+    cdef double nothing = 0
+    if job.other_number >= 0:
+        job.other.store(<char*>row.numbers + job.other_number * job.work.itemsize if row.weight != 0 else <char*>&nothing, place(&job.other, row.index), 0, 1)
+    if not job.predicts:
+        return False
+    index = job.work.first_largest(row.rows[0], job.length)
+    if job.predicted.data != NULL:
+        (<Py_ssize_t*>place(&job.predicted, row.index))[0] = index
+    return row.weight != 0 and index == row.label
 
 
 cdef void finish_values(const RowJob* job, Py_ssize_t chunk, Py_ssize_t first, Py_ssize_t count, char* values) noexcept nogil:
@@ -493,12 +526,13 @@ cdef void across_chunk(void* context, Py_ssize_t chunk) noexcept nogil:
     cdef char* numbers
     cdef char* scales
     cdef char* names
+    cdef char* predicted
     cdef char* source
     cdef char* target
-    cdef Py_ssize_t size, step, c
+    cdef Py_ssize_t size, step, c, index, correct = 0
     cdef double start
     cdef int k, f
-    size = (program.numbers + 2) * plane + program.outputs * whole
+    size = (program.numbers + 3) * plane + program.outputs * whole
     for k in range(program.rows):
         if k >= job.inputs and program.kept[k] or k < job.inputs and not job.rows[k].across:
             size += whole
@@ -510,7 +544,8 @@ cdef void across_chunk(void* context, Py_ssize_t chunk) noexcept nogil:
     scales = numbers + program.numbers * plane
     # The labels as numbers of the kernels' type.
     names = scales + plane
-    size = (program.numbers + 2) * plane
+    predicted = names + plane
+    size = (program.numbers + 3) * plane
     for k in range(program.outputs):
         outputs[k] = numbers + size
         size += whole
@@ -584,10 +619,35 @@ cdef void across_chunk(void* context, Py_ssize_t chunk) noexcept nogil:
     work.times(weights, 1.0, scales, n)
     work.weigh(numbers + program.value * plane, scales, 1.0, numbers + program.value * plane, n)
     finish_values(job, chunk, first, n, numbers + program.value * plane)
+    if job.other_number >= 0:
+        source = numbers + job.other_number * plane
+        for c in range(n):
+            if weights[c] == 0:
+                put(work, source + c * itemsize, 0)
+        scatter(&job.other, first, n, source, itemsize)
+    if job.predicts:
+        # Scales are not needed any more.
+        work.predict(rows[0], steps[0] // itemsize, job.length, scales, predicted, n)
+        for c in range(n):
+            index = <Py_ssize_t>as_double(work, predicted + c * itemsize)
+            correct += weights[c] != 0 and index == labels[c]
+            if job.predicted.data != NULL:
+                (<Py_ssize_t*>place(&job.predicted, first + c))[0] = index
+    job.correct_by_chunk[chunk] = correct
     free(scratch)
 
 
 # --- plans and calls ------------------------------------------------------------------------------------------------------
+
+cdef enum:
+    # What an input holds.
+    ROW
+    NUMBER
+    LABEL
+    CLASS_WEIGHT
+
+KINDS = {"row": ROW, "number": NUMBER, "label": LABEL, "class weight": CLASS_WEIGHT}
+
 
 cdef class RowPlan:
     """One variant of a row formula, bound to its programs and to the values of its hyperparameters.
@@ -599,39 +659,43 @@ cdef class RowPlan:
     cdef readonly str who
     cdef readonly str variant
     cdef readonly tuple inputs
-    cdef readonly tuple kinds
     cdef readonly tuple domains
     cdef readonly tuple differentiable
+    cdef int[MAX_INPUTS] kinds
     cdef int axis
     cdef Py_ssize_t ignore_index
     cdef uniforms_function fill
     cdef double[MAX_UNIFORMS] parameters
     cdef int parameter_count
-    cdef RowProgram* programs[8][2]
-    cdef int[8] costs
+    cdef RowProgram* programs[16][2]
+    cdef int[16] costs
+    # By what is wanted, the numbers of the row that can be had besides: {name: which number}.
+    cdef dict others
 
     def __cinit__(self, *args):
         memset(self.programs, 0, sizeof(self.programs))
 
     def __dealloc__(self):
-        for want in range(8):
+        for want in range(16):
             for precision in range(2):
                 PyMem_Free(self.programs[want][precision])
 
     def __init__(self, who, variant, inputs, kinds, domains, differentiable, vector, axis, ignore_index):
-        self.who, self.variant, self.inputs, self.kinds, self.domains = who, variant, inputs, kinds, domains
+        self.who, self.variant, self.inputs, self.domains, self.others = who, variant, inputs, domains, {}
         self.differentiable, self.axis, self.ignore_index = differentiable, axis, ignore_index
         self.fill = <uniforms_function>address(variant + "_uniforms")
         self.parameter_count = len(vector)
         for i, value in enumerate(vector):
             self.parameters[i] = value
+        for i, kind in enumerate(kinds):
+            self.kinds[i] = KINDS[kind]
 
-    def evaluate(self, int want, tuple inputs, object sample_weight, str reduction, object normalizer, object value_out, object grad_out, object hess_out, bint check):
-        """As `Plan.evaluate`."""
+    def evaluate(self, int want, tuple inputs, object sample_weight, str reduction, object normalizer, object value_out, object grad_out, object hess_out, bint check, tuple others=()):
+        """As `Plan.evaluate`; what `others` names is returned besides, as a dictionary in the fourth place."""
         cdef Held held
         held.count = 0
         try:
-            return _evaluate_rows(self, want, inputs, sample_weight, reduction, normalizer, value_out, grad_out, hess_out, check, &held)
+            return _evaluate_rows(self, want, inputs, sample_weight, reduction, normalizer, value_out, grad_out, hess_out, others, check, &held)
         finally:
             release(&held)
 
@@ -640,7 +704,7 @@ cdef class RowPlan:
         if program != NULL:
             return program
         program = <RowProgram*>allocate(sizeof(RowProgram))
-        letters = "vgh" if want & HESS else "vg" if want & GRAD else "v"
+        letters = "p" if want & HVP else "vgh" if want & HESS else "vg" if want & GRAD else "v"
         layout = _tiles.LAYOUTS[f"{self.variant}_{letters}"]
         name = f"{self.variant}_{letters}_{{}}{{}}_{'f64' if precision else 'f32'}"
         program.stages = len(layout["step"])
@@ -652,6 +716,7 @@ cdef class RowPlan:
             program.folds_of[k] = len(layout["folds"][k])
             for f, (is_sum, number, row) in enumerate(layout["folds"][k]):
                 program.folds[k][f] = Fold(is_sum, number - NUMBERS_FROM, row)
+        self.others[want] = layout["others"]
         program.rows = len(layout["rows"])
         for k, (_, kept) in enumerate(layout["rows"]):
             program.kept[k] = kept
@@ -662,7 +727,7 @@ cdef class RowPlan:
         program.outputs = len(layout["outputs"])
         for k, role in enumerate(layout["outputs"]):
             program.at_label[k] = layout["numbers"].index(f"label_{role}") if f"label_{role}" in layout["numbers"] else -1
-        program.value = layout["numbers"].index("value")
+        program.value = layout["numbers"].index("value") if want & ~HVP else 0
         self.programs[want][precision] = program
         return program
 
@@ -702,103 +767,33 @@ cdef int lay_out_rows(RowOperand* a, const Py_buffer* view, int code, const Tile
     return 1
 
 
-cdef object _evaluate_rows(RowPlan plan, int want, tuple inputs, object sample_weight, str reduction, object normalizer, object value_out, grad_out, hess_out, bint check, Held* held):
+cdef object _evaluate_rows(RowPlan plan, int want, tuple inputs, object sample_weight, str reduction, object normalizer, object value_out, grad_out, hess_out, tuple others, bint check, Held* held):
     cdef RowJob job
-    cdef Operand whole
-    cdef int axis = plan.axis
     cdef str who = plan.who
-    cdef int k
     cdef double[MAX_UNIFORMS] uniforms
-    cdef bint out_of_memory = False
     cdef double[MAX_UNIFORMS] parameters
     cdef double[FEW] few
-    cdef Py_ssize_t[FEW] few_found
-    cdef double denominator, total = 0
+    cdef bint out_of_memory = False
+    cdef double denominator
+    cdef int k
     if reduction != "mean" and reduction != "sum" and reduction != "none":
         raise ValueError(f"{who}: reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
     memset(&job, 0, sizeof(job))
-    first = hold(held, who, plan.inputs[0], inputs[0])
-    if held.codes[0] > BF16:
-        arrays.check_floating(who, plan.inputs[0], first)
-    cdef int precision = F64 if held.codes[0] == F64 else F32
-    cdef const Tilework* work = &WORK[precision]
-    cdef Py_buffer* over = &held.views[0]
-    if not -over.ndim <= axis < over.ndim:
-        raise ValueError(f"{who}: axis must be a dimension of {plan.inputs[0]}, which has {over.ndim}, got {axis}")
-    if axis < 0:
-        axis += over.ndim
-    job.length = over.shape[axis]
-    rows_shape = first.shape[:axis] + first.shape[axis + 1 :]
-    job.count = 1
-    for k in rows_shape:
-        job.count *= k
-    if job.length == 0:
-        raise ValueError(f"{who}: {plan.inputs[0]} must have at least one element along axis {axis}, got shape {first.shape}")
-    cdef Py_ssize_t count = job.count, chunks
+    first = hold_rows(&job, plan, held, inputs[0])
+    cdef int precision = F64 if job.work.itemsize == 8 else F32
     job.program = plan.program(want, precision)
-    job.work = work
-    job.ignore_index = plan.ignore_index
-
-    # Inputs.
-    held_arrays = []
-    class_weight = None
-    for k in range(len(inputs)):
-        name, kind = plan.inputs[k], plan.kinds[k]
-        if kind == "row":
-            array = first if k == 0 else hold(held, who, name, inputs[k])
-            if not lay_out_rows(&job.rows[job.inputs], &held.views[held.count - 1], held.codes[held.count - 1], work, axis, over):
-                array = hold(held, who, name, arrays.as_shape(who, name, array, f"{plan.inputs[0]}'s shape", first.shape))
-                lay_out_rows(&job.rows[job.inputs], &held.views[held.count - 1], held.codes[held.count - 1], work, axis, over)
-            job.inputs += 1
-            if check and plan.domains[k] is not None:
-                if not lay_out(&whole, &held.views[held.count - 1], held.codes[held.count - 1], work, over.ndim, over.shape):
-                    hold(held, who, name, np.ascontiguousarray(np.broadcast_to(array, first.shape)))
-                    lay_out(&whole, &held.views[held.count - 1], held.codes[held.count - 1], work, over.ndim, over.shape)
-                scan(&whole, work, count * job.length, who, name, plan.domains[k], array, first)
-        elif kind == "class weight":
-            array = class_weight = arrays.class_weights(who, name, inputs[k], job.length, np.float64 if precision == F64 else np.float32)
-            hold(held, who, name, array)
-            job.rows[job.inputs].rows.data = <char*>held.views[held.count - 1].buf
-            job.rows[job.inputs].rows.dims = 1
-            job.rows[job.inputs].rows.shape[0] = count
-            job.rows[job.inputs].rows.load = work.load[precision]
-            job.rows[job.inputs].stride = work.itemsize
-            job.rows[job.inputs].along = True
-            job.class_weight = job.rows[job.inputs].rows.data
-            job.inputs += 1
-        elif kind == "label":
-            array = numbers_of_rows(&job.labels, held, who, name, inputs[k], &LABELS, rows_shape)
-            if held.codes[held.count - 1] <= BF16:
-                raise TypeError(f"{who}: {name} must hold whole numbers, got dtype {array.dtype}")
-        else:
-            array = numbers_of_rows(&job.numbers[job.given], held, who, name, inputs[k], work, rows_shape)
-            job.given += 1
-            if check and plan.domains[k] is not None:
-                scan(&job.numbers[job.given - 1], work, count, who, name, plan.domains[k], array, np.broadcast_to(np.empty(()), rows_shape))
-        held_arrays.append(array)
+    held_arrays = hold_inputs(&job, plan, held, inputs, first, check)
     if sample_weight is not None:
-        sample_weight = numbers_of_rows(&job.weights, held, who, "sample_weight", sample_weight, &WORK[F64], rows_shape)
+        sample_weight = numbers_of_rows(&job.weights, held, who, "sample_weight", sample_weight, &WORK[F64], &job)
+        scan(&job.weights, &WORK[F64], job.count, who, "sample_weight", arrays.WEIGHTS, sample_weight, np.broadcast_to(np.empty(()), rows_shape(&job)))
     cdef int held_inputs = held.count
 
-    # The data's domains, the labels, and what the mean divides by: before anything is written.
-    if sample_weight is not None:
-        scan(&job.weights, &WORK[F64], count, who, "sample_weight", arrays.WEIGHTS, sample_weight, np.broadcast_to(np.empty(()), rows_shape))
-    chunks = (count + MOST_SIDE_BY_SIDE - 1) // MOST_SIDE_BY_SIDE
-    scratch = bytearray(chunks * 16) if chunks > FEW else None
-    job.found_by_chunk = &few_found[0]
-    job.sums_by_chunk = &few[0]
-    if scratch is not None:
-        job.found_by_chunk = <Py_ssize_t*><char*>scratch
-        job.sums_by_chunk = <double*>(job.found_by_chunk + chunks)
-    run_chunks(scan_rows, &job, chunks, 4.0 * count)
-    for k in range(chunks):
-        if job.found_by_chunk[k] >= 0:
-            raise arrays.label_error(who, plan.inputs[plan.kinds.index("label")], job.length, held_arrays[plan.kinds.index("label")], rows_shape, job.found_by_chunk[k])
-    denominator = tree_sum(job.sums_by_chunk, chunks)
+    # The labels, and what the mean divides by: before anything is written.
+    denominator = count_rows(&job, plan, held_arrays)
     if normalizer is not None:
         if reduction != "mean":
             raise ValueError(f"{who}: normalizer goes with reduction='mean', got reduction={reduction!r}")
-        denominator = count if isinstance(normalizer, str) and normalizer == "samples" else arrays.check_normalizer(who, normalizer)
+        denominator = job.count if isinstance(normalizer, str) and normalizer == "samples" else arrays.check_normalizer(who, normalizer)
     job.factor = 1.0
     if reduction == "mean":
         job.factor = 1.0 / denominator if denominator > 0 else 0.0
@@ -808,20 +803,22 @@ cdef object _evaluate_rows(RowPlan plan, int want, tuple inputs, object sample_w
     copies = []
     value = gradients = hessians = None
     if want & VALUE and not job.sums:
-        value = target = empty(rows_shape, first.dtype) if value_out is None else value_out
-        hold_row_output(held, who, "value_out", target, rows_shape, first.dtype)
+        shape = rows_shape(&job)
+        value = target = empty(shape, first.dtype) if value_out is None else value_out
+        hold_row_output(held, who, "value_out", target, shape, first.dtype)
         if touches_inputs(held, held.count - 1, held_inputs, False):
-            target = empty(rows_shape, first.dtype)
+            target = empty(shape, first.dtype)
             copies.append((value, target))
             hold(held, who, "value_out", target)
-        numbers_laid_out(&job.value, held, work, rows_shape)
+        numbers_laid_out(&job.value, held, job.work, &job)
     elif job.sums and value_out is not None:
         # Written at the end: no other output may lie over it.
         hold_row_output(held, who, "value_out", value_out, (), first.dtype)
-    if want & GRAD:
-        gradients = row_outputs(&job, held, plan, "grad_out", grad_out, first, axis, copies, held_inputs)
+    if want & (GRAD | HVP):
+        gradients = row_outputs(&job, held, plan, "grad_out" if want & GRAD else "out", grad_out, first, 1 if want & HVP else len(plan.differentiable), copies, held_inputs)
     if want & HESS:
-        hessians = row_outputs(&job, held, plan, "hess_out", hess_out, first, axis, copies, held_inputs)
+        hessians = row_outputs(&job, held, plan, "hess_out", hess_out, first, len(plan.differentiable), copies, held_inputs)
+    found = other_outputs(&job, held, plan, others, first, want) if others else None
 
     # The pass.
     for k in range(plan.parameter_count):
@@ -830,19 +827,14 @@ cdef object _evaluate_rows(RowPlan plan, int want, tuple inputs, object sample_w
     plan.fill(parameters, uniforms)
     job.uniforms = uniforms
     job.out_of_memory = &out_of_memory
-    job.stream = count * job.length * work.itemsize > STREAM_BYTES
-    job.side_by_side = job.length < LONG_ROW or (job.rows[0].across and not job.rows[0].along)
-    if job.side_by_side:
-        job.group = max(16, min(<Py_ssize_t>MOST_SIDE_BY_SIDE, GROUP // max(<Py_ssize_t>1, job.length) // 16 * 16))
-    else:
-        job.group = max(1, min(<Py_ssize_t>MOST_SIDE_BY_SIDE, CHUNK // job.length))
-    chunks = (count + job.group - 1) // job.group
-    sums = bytearray(chunks * 8) if chunks > FEW else None
+    cdef Py_ssize_t chunk, chunks = group_rows(&job)
+    sums = bytearray(chunks * 16) if chunks * 2 > FEW else None
     job.sums_by_chunk = &few[0]
     if sums is not None:
         job.sums_by_chunk = <double*><char*>sums
-    cdef double nanoseconds = count * job.length * UNIT_NS * (8 + plan.costs[want]) * (2 if precision == F64 else 1)
-    if not job.side_by_side and job.length >= SHARED_ROW and count < 4 * fastloss_get_num_threads():
+    job.correct_by_chunk = <Py_ssize_t*>(job.sums_by_chunk + chunks)
+    cdef double nanoseconds = job.count * job.length * UNIT_NS * (8 + plan.costs[want]) * (2 if precision == F64 else 1)
+    if not job.side_by_side and job.length >= SHARED_ROW and job.count < 4 * fastloss_get_num_threads():
         run_long_rows(&job, nanoseconds)
     else:
         run_chunks(across_chunk if job.side_by_side else along_chunk, &job, chunks, nanoseconds)
@@ -850,38 +842,188 @@ cdef object _evaluate_rows(RowPlan plan, int want, tuple inputs, object sample_w
         raise MemoryError()
     for target, source in copies:
         target[...] = source
+    if found is not None and "correct" in found:
+        for chunk in range(chunks):
+            found["correct"] += job.correct_by_chunk[chunk]
     if job.sums:
-        total = tree_sum(job.sums_by_chunk, chunks)
-        if reduction == "mean":
-            if denominator > 0:
-                total /= denominator
-            else:
-                total = float("nan")
-                warnings.warn(f"{who}: the mean of nothing is nan (no rows, or all weights are zero)", RuntimeWarning, stacklevel=3)
-        value = total
-        if value_out is not None:
-            with np.errstate(over="ignore"):  # infinity in a narrow dtype, as in its arrays
-                value_out[...] = total
-            value = value_out
-    return value, gradients, hessians
+        value = reduced(who, tree_sum(job.sums_by_chunk, chunks), reduction, denominator, value_out)
+    return (value, gradients, hessians) if found is None else (value, gradients, hessians, found)
 
 
-cdef object numbers_of_rows(Operand* a, Held* held, str who, str name, object array, const Tilework* work, tuple shape):
-    """Hold an array that has a number for each row."""
-    array = hold(held, who, name, array)
-    if not numbers_laid_out(a, held, work, shape):
-        array = hold(held, who, name, np.ascontiguousarray(arrays.as_shape(who, name, array, "the rows' shape", shape)))
-        numbers_laid_out(a, held, work, shape)
+cdef object hold_rows(RowJob* job, RowPlan plan, Held* held, object first):
+    """Hold the first input: it says the shape, the dtype, and by the axis what the rows are."""
+    cdef const Py_buffer* over = &held.views[0]
+    cdef int d, axis = plan.axis
+    first = hold(held, plan.who, plan.inputs[0], first)
+    if held.codes[0] > BF16:
+        arrays.check_floating(plan.who, plan.inputs[0], first)
+    if not -over.ndim <= axis < over.ndim:
+        raise ValueError(f"{plan.who}: axis must be a dimension of {plan.inputs[0]}, which has {over.ndim}, got {axis}")
+    if over.ndim > 2 * MAX_DIMS:
+        raise ValueError(f"{plan.who}: {plan.inputs[0]} must have at most {2 * MAX_DIMS} dimensions, got {over.ndim}")
+    job.axis = axis + over.ndim if axis < 0 else axis
+    job.work = &WORK[F64 if held.codes[0] == F64 else F32]
+    job.length = over.shape[job.axis]
+    job.count = 1
+    job.dims = over.ndim - 1
+    for d in range(job.dims):
+        job.shape[d] = over.shape[d + (d >= job.axis)]
+        job.count *= job.shape[d]
+    if job.length == 0:
+        raise ValueError(f"{plan.who}: {plan.inputs[0]} must have at least one element along axis {job.axis}, got shape {first.shape}")
+    job.ignore_index = plan.ignore_index
+    job.other_number = -1
+    return first
+
+
+cdef tuple rows_shape(const RowJob* job):
+    return tuple([job.shape[d] for d in range(job.dims)])
+
+
+cdef list hold_inputs(RowJob* job, RowPlan plan, Held* held, tuple inputs, object first, bint check):
+    """Hold and lay out every input, and look for what is outside its domain."""
+    cdef int k, kind
+    cdef list arrays_held = []
+    for k in range(len(inputs)):
+        name, kind = plan.inputs[k], plan.kinds[k]
+        if kind == ROW:
+            array = hold_row_input(job, plan, held, k, inputs[k], first, check)
+        elif kind == CLASS_WEIGHT:
+            array = hold_class_weight(job, plan, held, name, inputs[k])
+        elif kind == LABEL:
+            array = numbers_of_rows(&job.labels, held, plan.who, name, inputs[k], &LABELS, job)
+            if held.codes[held.count - 1] <= BF16:
+                raise TypeError(f"{plan.who}: {name} must hold whole numbers, got dtype {array.dtype}")
+        else:
+            array = numbers_of_rows(&job.numbers[job.given], held, plan.who, name, inputs[k], job.work, job)
+            job.given += 1
+            if check and plan.domains[k] is not None:
+                scan(&job.numbers[job.given - 1], job.work, job.count, plan.who, name, plan.domains[k], array, np.broadcast_to(np.empty(()), rows_shape(job)))
+        arrays_held.append(array)
+    return arrays_held
+
+
+cdef object hold_row_input(RowJob* job, RowPlan plan, Held* held, int k, object array, object first, bint check):
+    cdef RowOperand* rows = &job.rows[job.inputs]
+    cdef const Py_buffer* over = &held.views[0]
+    cdef Operand whole
+    cdef str name = plan.inputs[k]
+    array = first if k == 0 else hold(held, plan.who, name, array)
+    if not lay_out_rows(rows, &held.views[held.count - 1], held.codes[held.count - 1], job.work, job.axis, over):
+        array = hold(held, plan.who, name, arrays.as_shape(plan.who, name, array, f"{plan.inputs[0]}'s shape", first.shape))
+        if not lay_out_rows(rows, &held.views[held.count - 1], held.codes[held.count - 1], job.work, job.axis, over):
+            hold(held, plan.who, name, np.ascontiguousarray(array))
+            lay_out_rows(rows, &held.views[held.count - 1], held.codes[held.count - 1], job.work, job.axis, over)
+    job.inputs += 1
+    if check and plan.domains[k] is not None:
+        if not lay_out(&whole, &held.views[held.count - 1], held.codes[held.count - 1], job.work, over.ndim, over.shape):
+            hold(held, plan.who, name, np.ascontiguousarray(np.broadcast_to(array, first.shape)))
+            lay_out(&whole, &held.views[held.count - 1], held.codes[held.count - 1], job.work, over.ndim, over.shape)
+        scan(&whole, job.work, job.count * job.length, plan.who, name, plan.domains[k], array, first)
     return array
 
 
-cdef bint numbers_laid_out(Operand* a, Held* held, const Tilework* work, tuple shape) except -1:
+cdef object hold_class_weight(RowJob* job, RowPlan plan, Held* held, str name, object array):
+    """Class weights lie along every row: the same memory for all."""
+    cdef RowOperand* rows = &job.rows[job.inputs]
+    array = arrays.class_weights(plan.who, name, array, job.length, np.float64 if job.work.itemsize == 8 else np.float32)
+    hold(held, plan.who, name, array)
+    rows.rows.data = <char*>held.views[held.count - 1].buf
+    rows.rows.dims = 1
+    rows.rows.shape[0] = job.count
+    rows.rows.load = job.work.load[job.work.native]
+    rows.stride = job.work.itemsize
+    rows.along = True
+    job.class_weight = rows.rows.data
+    job.inputs += 1
+    return array
+
+
+cdef double count_rows(RowJob* job, RowPlan plan, list arrays_held) except? -1:
+    """The sum of the rows' weights; ValueError if a label is outside."""
+    cdef Py_ssize_t chunks = (job.count + MOST_SIDE_BY_SIDE - 1) // MOST_SIDE_BY_SIDE
+    cdef double[FEW] few
+    cdef Py_ssize_t[FEW] few_found
+    cdef Py_ssize_t k
+    cdef int label
+    if job.labels.data == NULL and job.weights.data == NULL:
+        return job.count
+    scratch = bytearray(chunks * 16) if chunks > FEW else None
+    job.found_by_chunk = &few_found[0]
+    job.sums_by_chunk = &few[0]
+    if scratch is not None:
+        job.found_by_chunk = <Py_ssize_t*><char*>scratch
+        job.sums_by_chunk = <double*>(job.found_by_chunk + chunks)
+    run_chunks(scan_rows, job, chunks, 4.0 * job.count)
+    for k in range(chunks):
+        if job.found_by_chunk[k] >= 0:
+            for label in range(len(arrays_held)):
+                if plan.kinds[label] == LABEL:
+                    raise arrays.label_error(plan.who, plan.inputs[label], job.length, arrays_held[label], rows_shape(job), job.found_by_chunk[k])
+    return tree_sum(job.sums_by_chunk, chunks)
+
+
+cdef Py_ssize_t group_rows(RowJob* job) noexcept:
+    """How the rows are walked over, and in how many chunks."""
+    job.stream = job.count * job.length * job.work.itemsize > STREAM_BYTES
+    job.side_by_side = job.length < LONG_ROW or (job.rows[0].across and not job.rows[0].along)
+    if job.side_by_side:
+        job.group = max(16, min(<Py_ssize_t>MOST_SIDE_BY_SIDE, GROUP // job.length // 16 * 16))
+    else:
+        job.group = max(1, min(<Py_ssize_t>MOST_SIDE_BY_SIDE, CHUNK // job.length))
+    return (job.count + job.group - 1) // job.group
+
+
+cdef object reduced(str who, double total, str reduction, double denominator, object value_out):
+    """The value, and the one who asked for it in an array has it there."""
+    if reduction == "mean":
+        if denominator > 0:
+            total /= denominator
+        else:
+            total = float("nan")
+            warnings.warn(f"{who}: the mean of nothing is nan (no rows, or all weights are zero)", RuntimeWarning, stacklevel=3)
+    if value_out is None:
+        return total
+    with np.errstate(over="ignore"):  # infinity in a narrow dtype, as in its arrays
+        value_out[...] = total
+    return value_out
+
+
+cdef dict other_outputs(RowJob* job, Held* held, RowPlan plan, tuple others, object first, int want):
+    """Arrays for what is wanted besides, one number for each row; the count of the right predictions comes later."""
+    cdef dict found = {}
+    cdef list known = [*plan.others[want], "predicted"]
+    if job.labels.data != NULL:
+        known.append("correct")
+    for name in others:
+        if name not in known:
+            raise ValueError(f"{plan.who}: outputs besides the value and its derivatives must be among {', '.join(known)}, got {name!r}")
+        found[name] = 0
+        if name == "predicted":
+            found[name] = empty(rows_shape(job), np.int64)
+            hold(held, plan.who, name, found[name])
+            numbers_laid_out(&job.predicted, held, &LABELS, job)
+        elif name != "correct":
+            found[name] = empty(rows_shape(job), first.dtype)
+            hold(held, plan.who, name, found[name])
+            numbers_laid_out(&job.other, held, job.work, job)
+            job.other_number = plan.others[want][name]
+    job.predicts = "predicted" in found or "correct" in found
+    return found
+
+
+cdef object numbers_of_rows(Operand* a, Held* held, str who, str name, object array, const Tilework* work, const RowJob* job):
+    """Hold an array that has a number for each row."""
+    array = hold(held, who, name, array)
+    if not numbers_laid_out(a, held, work, job):
+        array = hold(held, who, name, np.ascontiguousarray(arrays.as_shape(who, name, array, "the rows' shape", rows_shape(job))))
+        numbers_laid_out(a, held, work, job)
+    return array
+
+
+cdef bint numbers_laid_out(Operand* a, Held* held, const Tilework* work, const RowJob* job) noexcept:
     """Lay out the buffer held last over the rows' shape."""
-    cdef Py_ssize_t[2 * MAX_DIMS] over
-    cdef int d
-    for d in range(len(shape)):
-        over[d] = shape[d]
-    return lay_out(a, &held.views[held.count - 1], held.codes[held.count - 1], work, len(shape), over)
+    return lay_out(a, &held.views[held.count - 1], held.codes[held.count - 1], work, job.dims, job.shape)
 
 
 cdef int hold_row_output(Held* held, str who, str name, object out, tuple shape, object dtype) except -1:
@@ -902,32 +1044,35 @@ cdef bint touches_inputs(Held* held, int output, int held_inputs, bint may_be_on
     return False
 
 
-cdef object row_outputs(RowJob* job, Held* held, RowPlan plan, str name, out, first, int axis, list copies, int held_inputs):
+cdef object row_outputs(RowJob* job, Held* held, RowPlan plan, str name, out, first, int total, list copies, int held_inputs):
     """The gradients or Hessians: given arrays or new ones, a tuple where several inputs have them."""
-    cdef int j, last, total = len(plan.differentiable)
-    cdef const Tilework* work = job.work
-    cdef bint apart
+    cdef int index
+    if total == 1:
+        return row_output(job, held, plan, name, out, first, copies, held_inputs)
     if out is None:
         out = (None,) * total
-    elif total == 1:
-        out = (out,)
     elif not isinstance(out, tuple | list) or len(out) != total:
         raise TypeError(f"{plan.who}: {name} must be {total} arrays, one for each of {', '.join(plan.differentiable)}")
-    results = []
-    for index, array in enumerate(out):
-        title = name if total == 1 else f"{name}[{index}]"
-        result = target = empty(first.shape, first.dtype) if array is None else array
-        hold_row_output(held, plan.who, title, target, first.shape, first.dtype)
-        last = held.count - 1
-        apart = touches_inputs(held, last, held_inputs, True)
-        for j in range(held_inputs, last):
-            if overlap(&held.views[last], &held.views[j]):
-                raise arrays.overlap_error(plan.who, title, "another output")
-        if apart or not lay_out_rows(&job.outputs[job.outputs_laid], &held.views[last], held.codes[last], work, axis, &held.views[0]):
-            target = empty(first.shape, first.dtype)
-            copies.append((result, target))
-            hold(held, plan.who, title, target)
-            lay_out_rows(&job.outputs[job.outputs_laid], &held.views[held.count - 1], held.codes[held.count - 1], work, axis, &held.views[0])
-        job.outputs_laid += 1
-        results.append(result)
-    return results[0] if total == 1 else tuple(results)
+    return tuple([row_output(job, held, plan, f"{name}[{index}]", out[index], first, copies, held_inputs) for index in range(total)])
+
+
+cdef object row_output(RowJob* job, Held* held, RowPlan plan, str name, object out, object first, list copies, int held_inputs):
+    cdef RowOperand* rows = &job.outputs[job.outputs_laid]
+    cdef int j, last
+    cdef bint apart
+    result = empty(first.shape, first.dtype) if out is None else out
+    hold_output(held, plan.who, name, result, first)
+    last = held.count - 1
+    if overlaps_itself(&held.views[last]):
+        raise arrays.overlap_error(plan.who, name, "itself")
+    apart = touches_inputs(held, last, held_inputs, True)
+    for j in range(held_inputs, last):
+        if overlap(&held.views[last], &held.views[j]):
+            raise arrays.overlap_error(plan.who, name, "another output")
+    if apart or not lay_out_rows(rows, &held.views[last], held.codes[last], job.work, job.axis, &held.views[0]):
+        target = empty(first.shape, first.dtype)
+        copies.append((result, target))
+        hold(held, plan.who, name, target)
+        lay_out_rows(rows, &held.views[held.count - 1], held.codes[held.count - 1], job.work, job.axis, &held.views[0])
+    job.outputs_laid += 1
+    return result

@@ -40,6 +40,8 @@ cdef extern from "lanes.h" nogil:
     double sum_f64(const double*, Py_ssize_t)
     double largest_f32(const float*, Py_ssize_t)
     double largest_f64(const double*, Py_ssize_t)
+    Py_ssize_t first_largest_f32(const float*, Py_ssize_t)
+    Py_ssize_t first_largest_f64(const double*, Py_ssize_t)
     void stream_f32(const float*, double, float*, Py_ssize_t)
     void stream_f64(const double*, double, double*, Py_ssize_t)
 
@@ -52,6 +54,8 @@ cdef extern from "planes.h" nogil:
     void pick_f64(const double*, Py_ssize_t, Py_ssize_t, const double*, double*, Py_ssize_t)
     void add_f32(float*, Py_ssize_t, Py_ssize_t, const float*, const float*, Py_ssize_t)
     void add_f64(double*, Py_ssize_t, Py_ssize_t, const double*, const double*, Py_ssize_t)
+    void predict_f32(const float*, Py_ssize_t, Py_ssize_t, float*, float*, Py_ssize_t)
+    void predict_f64(const double*, Py_ssize_t, Py_ssize_t, double*, double*, Py_ssize_t)
 
 
 cdef void load(const element* source, Py_ssize_t stride, real* tile, Py_ssize_t count) noexcept nogil:

@@ -3,9 +3,16 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
+from .._kernels import arrays
 from .._kernels.engine import RowPlan
-from ..formula import Class, ClassWeight, PerRow, RowFormula
-from .loss import MOST_PLANS, Loss
+from ..formula import PROBABILITIES, Class, ClassWeight, Fraction, PerRow, RowFormula
+from .loss import GRAD, HESS, MOST_PLANS, VALUE, Loss
+
+HVP = 8
+WANTED = {"value": VALUE, "grad": GRAD, "hess": HESS}
+_PROBABILITY = arrays.Domain.of(Fraction())
 
 
 class RowLoss(Loss):
@@ -31,21 +38,80 @@ class RowLoss(Loss):
         super().__init__(formula)
         kinds = {Class: "label", ClassWeight: "class weight", PerRow: "number"}
         self._kinds = {name: kinds.get(type(domain), "row") for name, domain in formula.input_domains.items()}
+        self._required = len(formula.inputs) - len(formula.optional)
+        self._label = formula.inputs.index(formula.label) if formula.label else None
 
-    def _plan(self, inputs, parameters):
+    def evaluate(
+        self,
+        *inputs,
+        outputs,
+        sample_weight=None,
+        reduction="mean",
+        normalizer=None,
+        value_out=None,
+        grad_out=None,
+        hess_out=None,
+        check=True,
+        **parameters,
+    ):
+        """Any results, in one pass: a dictionary of those that `outputs` names.
+
+        Beside ``"value"``, ``"grad"`` and ``"hess"`` there are ``"predicted"``, the index of each row's first largest element;
+        where there are labels ``"correct"``, how many rows that count (of weight above 0, not of `ignore_index`) have the label's
+        element as that; and of `cross_entropy` ``"logsumexp"`` of the logits as the loss sees them, 0 for rows that do not count.
+        """
+        plan, inputs = self._plan(inputs, parameters)
+        want = sum(bit for name, bit in WANTED.items() if name in outputs)
+        others = tuple(name for name in outputs if name not in WANTED)
+        # Programs that compute the Hessian store the gradient.
+        needed = want | GRAD if want & HESS else want or VALUE
+        results = plan.evaluate(
+            needed,
+            inputs,
+            sample_weight,
+            reduction,
+            normalizer,
+            value_out,
+            grad_out,
+            hess_out,
+            check,
+            others,
+        )
+        found = dict(zip(WANTED, results, strict=False)) | (results[3] if others else {})
+        return {name: found[name] for name in outputs}
+
+    def hvp(
+        self,
+        *inputs,
+        vector,
+        sample_weight=None,
+        reduction="mean",
+        normalizer=None,
+        out=None,
+        check=True,
+        **parameters,
+    ):
+        """The Hessian times `vector`, in one pass: how the gradient moves along rows of the first input's shape."""
+        if not self.formula.curvature:
+            raise TypeError(f"{self.__name__}: has no Hessian-vector product")
+        plan, inputs = self._plan(inputs, parameters, along=True)
+        return plan.evaluate(HVP, (*inputs, vector), sample_weight, reduction, normalizer, None, out, None, check)[1]
+
+    def _plan(self, inputs, parameters, along=False):
         """The bound programs for these hyperparameters and options, and the inputs that are there, in order."""
-        names, count = self.formula.inputs, len(inputs)
-        if count > len(names):
-            raise TypeError(f"{self.__name__}: takes {len(names)} arrays ({', '.join(names)}), got {count}")
-        given = dict(zip(names, inputs, strict=False))
-        given |= {name: parameters.pop(name) for name in names[count:] if name in parameters}
-        there = tuple(name for name in names if given.get(name) is not None)
-        key = (there, *parameters.items(), *map(type, parameters.values()))
-        inputs = tuple(given[name] for name in there)
+        count = len(inputs)
+        # None stands for an optional input only: these come last.
+        if parameters or along or not self._required <= count <= len(self.formula.inputs) or inputs[-1] is None:
+            inputs, there = self._named(inputs, parameters)
+            key = (there, along, *parameters.items(), *map(type, parameters.values()))
+        else:
+            there, key = self.formula.inputs[:count], count
+        if self.formula.is_soft and _are_probabilities(inputs[self._label], inputs[0]):
+            there, key = (*there, PROBABILITIES), (PROBABILITIES, key)
         try:
             return self._plans[key], inputs
         except (KeyError, TypeError):  # new, or not hashable
-            plan = self._bind(there, parameters)
+            plan = self._bind(there, parameters, along)
         try:
             if len(self._plans) > MOST_PLANS:
                 self._plans.clear()
@@ -54,11 +120,22 @@ class RowLoss(Loss):
             pass
         return plan, inputs
 
-    def _bind(self, there, parameters):
-        formula = self.formula
-        missing = [name for name in formula.inputs if name not in there and name not in formula.optional]
+    def _named(self, inputs, parameters):
+        """Inputs by position or name: those that are there, and their names."""
+        names, count = self.formula.inputs, len(inputs)
+        if count > len(names):
+            raise TypeError(f"{self.__name__}: takes {len(names)} arrays ({', '.join(names)}), got {count}")
+        given = dict(zip(names, inputs, strict=False))
+        given |= {name: parameters.pop(name) for name in names[count:] if name in parameters}
+        there = tuple(name for name in names if given.get(name) is not None)
+        missing = [name for name in names if name not in there and name not in self.formula.optional]
         if missing:
-            raise TypeError(f"{formula.name}: takes {', '.join(formula.inputs)}, got no {missing[0]}")
+            raise TypeError(f"{self.__name__}: takes {', '.join(names)}, got no {missing[0]}")
+        return tuple(given[name] for name in there), there
+
+    def _bind(self, there, parameters, along):
+        formula = self.formula
+        parameters = dict(parameters)
         options = {name: self._option(name, parameters.pop(name, default)) for name, default in formula.options.items()}
         unknown = [name for name in parameters if name not in formula.parameters]
         if unknown:
@@ -69,17 +146,37 @@ class RowLoss(Loss):
             for name, domain in formula.parameters.items()
         }
         variant = formula.variant_name(formula.choice(values, there))
-        kinds = tuple(self._kinds[name] for name in there)
-        domains = tuple(self._domains[formula.inputs.index(name)] for name in there)
-        vector, ignore_index = formula.vector(values), options.get("ignore_index", 0)
+        kinds, domains = self._kinds, dict(zip(formula.inputs, self._domains, strict=True))
+        if PROBABILITIES in there:
+            kinds, domains = kinds | {formula.label: "row"}, domains | {formula.label: _PROBABILITY}
+        names = tuple(name for name in there if name != PROBABILITIES)
+        if along:
+            names, kinds, domains = (*names, "vector"), kinds | {"vector": "row"}, domains | {"vector": None}
         return RowPlan(
-            formula.name, variant, there, kinds, domains, formula.differentiable, vector, options["axis"], ignore_index
+            formula.name,
+            variant,
+            names,
+            tuple(kinds[name] for name in names),
+            tuple(domains[name] for name in names),
+            formula.differentiable,
+            formula.vector(values),
+            options["axis"],
+            options.get("ignore_index", 0),
         )
 
     def _option(self, name, value):
         if isinstance(value, bool) or not hasattr(value, "__index__") or not -(2**53) <= value.__index__() <= 2**53:
             raise TypeError(f"{self.__name__}: {name} must be a whole number within 2**53 of 0, got {value!r}")
         return min(max(value.__index__(), -(2**31)), 2**31 - 1) if name == "axis" else value.__index__()
+
+
+def _are_probabilities(target, logits):
+    """Whether the target holds a number for each logit: as many dimensions, and floating."""
+    if type(target) is not np.ndarray:
+        target = np.asarray(target)
+    if target.dtype.kind in "iub":
+        return False
+    return arrays.is_floating(target.dtype) and target.ndim > 0 and target.ndim == np.ndim(logits)
 
 
 def row_loss(**options: Any) -> Callable[[Callable], RowLoss]:

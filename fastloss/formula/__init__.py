@@ -9,6 +9,7 @@ from .definition import (
     F32,
     F64,
     PRECISIONS,
+    PROBABILITIES,
     VECTOR_FUNCTIONS,
     WANTS,
     Formula,

@@ -5,6 +5,7 @@ hyperparameters; the others are input arrays. Tracing calls the function with sy
 value and an absent optional parameter are plain Python values there, so the function may branch on them.
 """
 
+import functools
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,10 +14,12 @@ from typing import ClassVar
 from .derive import carries_nan, derivative, guard_nan
 from .domains import Class, ClassWeight, Each, PerRow, Real
 from .graph import INT, ROW, FormulaError, Graph, Parameter, Symbol, select
-from .rows import row_derivatives
+from .rows import ALONG, row_derivatives, row_tangent
 
 # What one pass may return: v(alue), g(radient), h(essian).
 WANTS = ("v", "g", "vg", "gh", "vgh")
+# A variant of a row formula that takes probabilities where others take a label.
+PROBABILITIES = "probabilities"
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,9 @@ class Traced:
     inputs: dict[str, Symbol]
     parameters: list[Symbol]
     outputs: dict[str, Symbol]
+    # Of a row formula: the rows that a product with the Hessian takes, and the outputs that are numbers beside the value.
+    directions: dict[str, Symbol] = field(default_factory=dict)
+    others: tuple[str, ...] = ()
 
 
 @dataclass
@@ -124,10 +130,14 @@ class Formula:
         flat = (values[n] if i is None else values[n][i] for n, i in self.slots())
         return [float("nan") if v is None else float(v) for v in flat]
 
-    def call_with_symbols(self, choice, absent=()):
-        """Call the function with symbols; returns the graph, the inputs, the parameters and what the function returned."""
+    def call_with_symbols(self, choice, absent=(), soft=()):
+        """Call the function with symbols; returns the graph, the inputs, the parameters and what the function returned.
+
+        Inputs in `soft` hold one number for each element, whatever their domain.
+        """
         graph = Graph()
         arguments = {n: None if n in absent else self.input_symbol(graph, n) for n in self.inputs}
+        arguments |= {n: graph.node("input", n) for n in soft}
         leaves = []
         for (name, domain), chosen in zip(self.parameters.items(), choice, strict=True):
             several = isinstance(domain, Each)
@@ -176,18 +186,29 @@ class RowFormula(Formula):
 
     An input whose domain is `Class` holds the row's label, one whose domain is `PerRow` a number of the row; all others hold rows.
     Beside `grad_x` and `hess_x`, for every element, stand `label_grad_x` and `label_hess_x`: what the label's element has besides.
+    With `curvature` there is `hvp_x` too, the Hessian of the first differentiable input times the row `vector`. The function may
+    return, beside the value, other numbers of the row by name, to be had on request.
     """
 
-    wants = ("v", "vg", "vgh")  # a gradient needs what the value needs
+    curvature: bool = False
 
     def __post_init__(self):
         super().__post_init__()
         self.label = next((name for name, domain in self.input_domains.items() if isinstance(domain, Class)), None)
         self.optional = tuple(name for name, domain in self.input_domains.items() if isinstance(domain, ClassWeight))
+        self.is_soft = self.label is not None and self.input_domains[self.label].or_probabilities
+        # What a variant is made for beside its hyperparameters: optional inputs, probabilities in the place of a label.
+        self.flags = (*self.optional, PROBABILITIES) if self.is_soft else self.optional
+        # A gradient needs what the value needs.
+        self.wants = ("v", "vg", "vgh", "p") if self.curvature else ("v", "vg", "vgh")
         self.options = {"axis": -1, "ignore_index": -100} if self.label else {"axis": -1}
         for name in self.differentiable:
             if isinstance(self.input_domains[name], Class | ClassWeight | PerRow):
                 raise FormulaError(f"{self.name}: {name} must hold rows to be differentiable")
+
+    @classmethod
+    def define(cls, function, reference="", peers=None, differentiable=(), curvature=False, **domains):
+        return cls(function, domains, reference, peers or {}, tuple(differentiable), curvature)
 
     def input_symbol(self, graph, name):
         domain = self.input_domains[name]
@@ -196,34 +217,55 @@ class RowFormula(Formula):
         return graph.node("input", name, level=ROW if isinstance(domain, PerRow) else None)
 
     def choices(self):
-        """As for every formula, and whether each optional input is there."""
-        there = itertools.product((False, True), repeat=len(self.optional))
+        """As for every formula, and each of the flags."""
+        there = itertools.product((False, True), repeat=len(self.flags))
         return ((*choice, *flags) for choice, flags in itertools.product(super().choices(), list(there)))
 
     def choice(self, values, there=()):
-        return (*super().choice(values), *(name in there for name in self.optional))
+        return (*super().choice(values), *(name in there for name in self.flags))
 
     def variant_name(self, choice):
         count = len(self.parameters)
-        there = [name for name, flag in zip(self.optional, choice[count:], strict=True) if flag]
+        there = [name for name, flag in zip(self.flags, choice[count:], strict=True) if flag]
         return "__".join([super().variant_name(choice[:count]), *there])
 
     def trace(self, choice):
         count = len(self.parameters)
-        absent = [name for name, flag in zip(self.optional, choice[count:], strict=True) if not flag]
-        graph, inputs, leaves, value = self.call_with_symbols(choice[:count], absent)
-        outputs = {"value": value}
+        there = dict(zip(self.flags, choice[count:], strict=True))
+        absent = [name for name in self.optional if not there[name]]
+        soft = [self.label] if there.get(PROBABILITIES) else []
+        graph, inputs, leaves, value = self.call_with_symbols(choice[:count], absent, soft)
+        value, others = value if isinstance(value, tuple) else (value, {})
+        outputs = {"value": value, **others}
         for condition in graph.needs:
             outputs["value"] = select(condition, outputs["value"], float("nan"))
+        label = None if soft else inputs.get(self.label)
         for name in self.differentiable:
-            first, second = row_derivatives(value, inputs[name], inputs.get(self.label))
+            first, second = row_derivatives(value, inputs[name], label)
             outputs[f"grad_{name}"], outputs[f"label_grad_{name}"] = first
             outputs[f"hess_{name}"], outputs[f"label_hess_{name}"] = second
+        directions = {}
+        if self.curvature:
+            name = self.differentiable[0]
+            directions["vector"] = graph.node("input", "vector")
+            first = outputs[f"grad_{name}"], outputs[f"label_grad_{name}"]
+            outputs[f"hvp_{name}"], outputs[f"label_hvp_{name}"] = row_tangent(first, inputs[name], directions["vector"], label)
         sources = [symbol for name, symbol in inputs.items() if name != self.label and name not in self.optional]
         for role, node in outputs.items():
-            if role.startswith(("grad_", "hess_")) and not all(carries_nan(node, source) for source in sources):
+            if role.startswith(ALONG) and not all(carries_nan(node, source) for source in sources):
                 outputs[role] = select(outputs["value"] == outputs["value"], node, outputs["value"])
-        return Traced(self.variant_name(choice), graph, inputs, leaves, outputs)
+        return Traced(self.variant_name(choice), graph, inputs, leaves, outputs, directions, tuple(others))
+
+    def roles(self, want):
+        """What a pass returns: the results along the row, and every number of it."""
+        if want == "p":
+            return tuple(f"{prefix}hvp_{self.differentiable[0]}" for prefix in ("", "label_"))
+        return (*super().roles(want), *self.others)
+
+    @functools.cached_property
+    def others(self):
+        """The names of the numbers that the formula returns beside the value."""
+        return self.trace(next(iter(self.choices()))).others
 
     def _each(self, kind):
         return tuple(f"{prefix}{kind}_{name}" for prefix in ("", "label_") for name in self.differentiable)

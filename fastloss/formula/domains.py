@@ -105,7 +105,9 @@ class Label:
 
 @dataclass(frozen=True)
 class Class:
-    """The class of a row: which of its elements the label names."""
+    """The class of a row: which of its elements the label names. With `or_probabilities` also a row of probabilities of them."""
+
+    or_probabilities: bool = False
 
     is_parameter = False
     is_checked = True

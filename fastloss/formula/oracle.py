@@ -5,7 +5,7 @@ It knows no overflow and no rounding to speak of, so it says what the kernels sh
 
 import operator
 
-from .graph import COMPARISONS, ELEMENT, FOLDS, INT
+from .graph import COMPARISONS, ELEMENT, FOLDS, INT, walk
 from .primitives import TABLE
 
 DIGITS = 50
@@ -19,13 +19,15 @@ _OPERATORS |= {"and": operator.and_, "or": operator.or_}
 def evaluate(traced, inputs, parameters):
     """Every output of a variant, {role: mpf}, for inputs by name and hyperparameters as the parameter vector holds them.
 
-    A row formula's inputs are lists, and so are its outputs, where they hold rows.
+    A row formula's inputs are lists, and so are its outputs, where they hold rows. Products with the Hessian are among them if
+    the inputs hold their directions.
     """
     import mpmath
 
     with mpmath.workdps(DIGITS):
         at = Point(traced, inputs, parameters)
-        return {role: at.every(node) for role, node in traced.outputs.items()}
+        lacking = [node for name, node in traced.directions.items() if name not in inputs]
+        return {role: at.every(node) for role, node in traced.outputs.items() if not _needs(node, lacking)}
 
 
 def differentiate(traced, inputs, parameters):
@@ -52,6 +54,10 @@ def differentiate(traced, inputs, parameters):
     return found
 
 
+def _needs(node, symbols):
+    return bool(symbols) and any(inner is symbol for inner in walk([node]) for symbol in symbols)
+
+
 class Point:
     """The values of nodes for given inputs, at mpmath's present precision."""
 
@@ -59,7 +65,8 @@ class Point:
         import mpmath
 
         self.mp = mpmath
-        self.rows = {id(traced.inputs[name]): row for name, row in inputs.items() if isinstance(row, list)}
+        symbols = traced.inputs | traced.directions
+        self.rows = {id(symbols[name]): row for name, row in inputs.items() if isinstance(row, list)}
         self.length = next(map(len, self.rows.values()), 1)
         self.known = {id(symbol): mpmath.mpf(value) for symbol, value in zip(traced.parameters, parameters, strict=True)}
         for name, symbol in traced.inputs.items():

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from .emit import cost, loop_text, uniforms
 from .graph import BOOL, ELEMENT, FOLDS, REAL, ROW, combine, walk
 from .primitives import maximum
+from .rows import ALONG
 
 NUMBERS, OUTPUTS = 100, 200  # see `Program.layout`
 
@@ -44,7 +45,8 @@ class Program:
         self.traced = traced
         outputs = {role: traced.outputs[role] for role in roles}
         self.uniforms = uniforms(traced, list(traced.outputs.values()))
-        self.rows = {name: node for name, node in traced.inputs.items() if node.level == ELEMENT}
+        inputs = traced.inputs | (traced.directions if any(role.startswith("hvp_") for role in roles) else {})
+        self.rows = {name: node for name, node in inputs.items() if node.level == ELEMENT}
         self.numbers = {name: node for name, node in traced.inputs.items() if node.level == ROW and node.kind == REAL}
         self.picks = {f"picked_{n.args[0].args[0]}": n for n in walk(outputs.values()) if n.op == "pick"}
         self.numbers |= self.picks
@@ -54,7 +56,7 @@ class Program:
             self._step([fold.args[0] for fold in folds])
             self._pass([(None, fold.args[0]) for fold in folds])
             self.passes[-1].folds = {self._name(self.numbers, fold, fold.op): self._names[id(fold.args[0])] for fold in folds}
-        along = {role: node for role, node in outputs.items() if role.startswith(("grad_", "hess_"))}
+        along = {role: node for role, node in outputs.items() if role.startswith(ALONG)}
         self._step(along.values(), {role: node for role, node in outputs.items() if role not in along})
         self._pass(along.items())
 
@@ -129,6 +131,7 @@ class Program:
             "picks": [(code[name], code[node.args[0].args[0]]) for name, node in self.picks.items()],
             "folds": [[(self.numbers[f].op == "total", code[f], code[e]) for f, e in p.folds.items()] for p in self.passes],
             "outputs": list(self.passes[-1].writes),
+            "others": {name: list(self.numbers).index(name) for name in self.traced.others if name in self.numbers},
             "cost": self.cost(),
             **loops,
         }

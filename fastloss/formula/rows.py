@@ -7,8 +7,11 @@ others is kept apart, one number a row, for the engine to add there: no element 
 """
 
 from .derive import derivative
-from .graph import ELEMENT, FOLDS, ROW, FormulaError, Symbol, walk
-from .primitives import exp_nonpositive, log, sqrt, where, with_derivative
+from .graph import ELEMENT, FOLDS, INT, ROW, FormulaError, Symbol, walk
+from .primitives import exp_nonpositive, log, sqrt, weighted, where, with_derivative
+
+# How the results are called that a row formula has for every element.
+ALONG = ("grad_", "hess_", "hvp_")
 
 # --- the language -----------------------------------------------------------------------------------------------------------
 
@@ -77,8 +80,10 @@ def norm2(x):
 
 
 def pick(x, label):
-    """The element of `x` that the label names."""
-    return _at(x, label, {})
+    """The element of `x` that the label names; where the label is a row of probabilities, the mean of `x` under them."""
+    if label.kind == INT:
+        return _at(x, label, {}) if isinstance(x, Symbol) else x
+    return total(weighted(label, x) if isinstance(x, Symbol) else x * label)
 
 
 def _at(node, label, memo):
@@ -164,6 +169,30 @@ def _curvature(everywhere, at_label, x, label):
     if label is None:
         return second, graph.literal(0)
     return second, _at(extra + label_moved, label, {}) + label_extra
+
+
+def row_tangent(gradient, x, vector, label=None):
+    """How the two parts of a row's gradient with respect to `x` move when `x` moves along the row `vector`: the Hessian times it."""
+    memo = {}
+
+    def along(node):
+        """The sum over all that moves: the element itself, and the folds in the node."""
+        moved = derivative(node, x) * vector
+        for fold in _inside(node):
+            slope = derivative(node, fold)
+            if not slope.is_literal(0):
+                moved = moved + slope * of_fold(fold)
+        return moved
+
+    def of_fold(fold):
+        if id(fold) not in memo:
+            if fold.op == "pick":
+                memo[id(fold)] = _at(vector, label, {}) if fold.args[0] is x else x.graph.literal(0)
+            else:
+                memo[id(fold)] = total(_share(fold) * along(fold.args[0]))
+        return memo[id(fold)]
+
+    return tuple(along(part) for part in gradient)
 
 
 def _inside(node):

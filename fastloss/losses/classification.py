@@ -29,12 +29,13 @@ _DECIDED = 1e4
 
 
 @row_loss(
-    target=Class(),
+    target=Class(or_probabilities=True),
     class_weight=ClassWeight(),
     label_smoothing=Fraction(0.0, special=(0,)),
     z_loss=NonNegative(0.0),
     softcap=Optional(Positive()),
     temperature=Positive(1.0),
+    curvature=True,
     reference="Bridle (1990); label smoothing: Szegedy et al. (2016), CVPR; z-loss: Chowdhery et al. (2023), JMLR 24(240)",
     peers={
         "torch": "F.cross_entropy((logits if softcap is None else softcap * torch.tanh(logits / softcap)) / temperature, target,"
@@ -43,15 +44,17 @@ _DECIDED = 1e4
     },
 )
 def cross_entropy(logits, target, class_weight, label_smoothing, z_loss, softcap, temperature):
-    r"""Cross-entropy between a row of logits and its class.
+    r"""Cross-entropy between a row of logits and its class, or the probabilities of its classes.
 
-    .. math:: -(1 - \varepsilon) w_t \log p_t - \frac{\varepsilon}{C} \sum_c w_c \log p_c + z \, \mathrm{lse}^2
-        \qquad p = \mathrm{softmax}(x / \tau),\ \mathrm{lse} = \log \sum_c e^{x_c / \tau}
+    .. math:: -\sum_c q_c w_c \log p_c + z \, \mathrm{lse}^2 \qquad p = \mathrm{softmax}(x / \tau),\
+        \mathrm{lse} = \log \sum_c e^{x_c / \tau},\ q = (1 - \varepsilon)\, t + \varepsilon / C
 
-    with ε = `label_smoothing`, z = `z_loss`, τ = `temperature`. `softcap` c first replaces the logits x by c tanh(x / c). The
-    unit is the nat. With the defaults as in PyTorch, which also has `class_weight` and `label_smoothing`, weighted alike; Optax
-    and Keras smooth the same way but have no class weights here. A row's loss is w_t times its entropy: PyTorch's mean divides
-    by the sum of the rows' w_t. The gradient is not multiplied by τ or τ², as is usual in distillation.
+    with t = 1 for the class that `target` names and 0 for the others, or t = `target`, if that is a floating-point array of the
+    logits' shape; ε = `label_smoothing`, z = `z_loss`, τ = `temperature`. `softcap` c first replaces the logits x by
+    c tanh(x / c). The unit is the nat. With the defaults as in PyTorch, which also has `class_weight` and `label_smoothing`,
+    weighted alike; Optax and Keras smooth the same way but have no class weights here. A mean divides by the sum of the rows'
+    w_t, or, if `target` holds probabilities, by the number of rows, as PyTorch's; they need not sum to 1, which is not checked.
+    The gradient is not multiplied by τ or τ², as is usual in distillation.
     """
     if softcap is not None:
         logits = softcap * tanh(logits / softcap)
@@ -60,14 +63,14 @@ def cross_entropy(logits, target, class_weight, label_smoothing, z_loss, softcap
     below, peak = below_peak(logits)
     log_total = log(total(exp_nonpositive(scale * below)))
     lse = scale * peak + log_total
-    entropy = log_total - scale * pick(below, target)
     if class_weight is None:
+        entropy = log_total * pick(1, target) - scale * pick(below, target)
         smooth = log_total - scale * mean(below)
     else:
-        entropy = pick(class_weight, target) * entropy
+        entropy = log_total * pick(class_weight, target) - scale * pick(class_weight * below, target)
         smooth = log_total * mean(class_weight) - scale * mean(class_weight * below)
     penalty = where(z_loss == 0, 0, (z_loss * lse) * lse)  # lse may be infinite
-    return (1 - label_smoothing) * entropy + label_smoothing * smooth + penalty
+    return (1 - label_smoothing) * entropy + label_smoothing * smooth + penalty, {"logsumexp": lse}
 
 
 def _entropy(logits, target):
