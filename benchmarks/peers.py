@@ -98,7 +98,7 @@ class Table:
 def against_torch(table, title, name, size, seconds):
     loss = getattr(fl, name)
     pred, target = inputs(loss, size)
-    grad = outputs(loss, pred)
+    grad = outputs(loss, (pred, target))
     leaf, there = torch.from_numpy(pred).requires_grad_(), torch.from_numpy(target)
 
     def ours():
