@@ -98,7 +98,7 @@ class Table:
 def against_torch(table, title, name, size, seconds):
     loss = getattr(fl, name)
     pred, target = inputs(loss, size)
-    grad = outputs(loss, pred)
+    grad = outputs(loss, (pred, target))
     leaf, there = torch.from_numpy(pred).requires_grad_(), torch.from_numpy(target)
 
     def ours():
@@ -164,6 +164,46 @@ def rows_against_torch(table, title, shape, bar, seconds):
     table.row(title, times["ours"], times["peer"], bar)
 
 
+def linear_inputs():
+    """2048 rows of 512 and a layer of 32,000 classes."""
+    rng = np.random.default_rng(0)
+    shapes = (2048, 512), (32_000, 512), (32_000,)
+    x, weight, bias = (rng.standard_normal(shape, dtype=np.float32) for shape in shapes)
+    weight /= 20
+    return (x, weight, bias), rng.integers(0, 32_000, 2048)
+
+
+def linear_against_torch(table, title, seconds):
+    """A layer's cross-entropy with its three gradients. PyTorch holds the logits; both sides multiply by their own BLAS."""
+    arrays, labels = linear_inputs()
+    x, weight, bias = arrays
+    grads = tuple(map(np.zeros_like, arrays))
+    leaves = [torch.from_numpy(array).requires_grad_() for array in arrays]
+    there = torch.from_numpy(labels)
+
+    def ours():
+        return fl.linear_cross_entropy.value_and_grad(x, weight, labels, bias, grad_out=grads)
+
+    def peer():
+        for leaf in leaves:
+            leaf.grad = None
+        F.cross_entropy(F.linear(*leaves), there).backward()
+
+    ours()
+    peer()
+    for grad, leaf in zip(grads, leaves, strict=True):
+        np.testing.assert_allclose(grad, leaf.grad.numpy(), rtol=1e-3, atol=1e-5 * np.abs(grad).max())
+    times = alternate({"ours": ours, "peer": peer}, seconds)
+    table.row(title, times["ours"], times["peer"], Bar(ratio=1 / 0.75))
+
+
+def linear_memory(table, title, seconds):
+    """What a call takes beside inputs and results: the peak of the resident memory of a fresh process, less what was there."""
+    ours, peer = (np.median([fresh(MEMORY, str(HERE), side)[0] for _ in range(3)]) for side in ("ours", "torch"))
+    line = f"{title:60} {ours / 2**20:5.0f} MiB {'':9} {peer / 2**20:5.0f} MiB {'':9} {peer / ours:6.2f}"
+    table.end(line, peer / ours >= 10, ">= 10x")
+
+
 def losses_rows():
     """(title, function, arguments) for each comparison of value and gradient together."""
     for size in (10**7, 10**3, 10**5, 10**6):
@@ -216,6 +256,33 @@ arrays = inputs(loss, 1000)
 start = perf_counter()
 loss.value_and_grad(*arrays)
 print(perf_counter() - start)
+"""
+
+
+MEMORY = """
+import re, sys
+sys.path.insert(0, sys.argv[1])
+import numpy as np
+from peers import F, fl, linear_inputs, torch
+arrays, labels = linear_inputs()
+few = [array[:8] for array in arrays]
+if sys.argv[2] == "ours":
+    def call(x, weight, bias, labels, grads):
+        fl.linear_cross_entropy.value_and_grad(x, weight, labels, bias, grad_out=grads)
+    grads, results = tuple(map(np.ones_like, arrays)), 0
+    call(*few, labels[:8] % 8, tuple(map(np.ones_like, few)))
+else:
+    def call(x, weight, bias, labels, grads):
+        leaves = [torch.from_numpy(array).requires_grad_() for array in (x, weight, bias)]
+        F.cross_entropy(F.linear(*leaves), torch.from_numpy(labels)).backward()
+    grads, results = None, sum(array.nbytes for array in arrays)
+    call(*few, labels[:8] % 8, None)
+def resident(which):
+    # Not getrusage: what it calls the peak begins with the parent's.
+    return 1024 * int(re.search(which + r":\\s+(\\d+)", open("/proc/self/status").read())[1])
+before = resident("VmRSS")
+call(*arrays, labels, grads)
+print(resident("VmHWM") - before - results)
 """
 
 
@@ -273,6 +340,8 @@ ROWS = [
     ("torch: cross_entropy, 64 x 10", rows_against_torch, ((64, 10), Bar(ratio=8, seconds=5e-6))),
     ("torch: cross_entropy, 10^6 x 3", rows_against_torch, ((10**6, 3), Bar(ratio=8))),
     ("torch: cross_entropy, 10^5 x 10", rows_against_torch, ((10**5, 10), Bar(ratio=8))),
+    ("torch: linear_cross_entropy, 2048 x 512 x 32000", linear_against_torch, ()),
+    ("torch: linear_cross_entropy, 2048 x 512 x 32000, memory", linear_memory, ()),
     ("torch fused: AdamW.step, 1 tensor of 10^7", adamw, ((1, 10**7), Bar(ratio=0.95))),
     ("torch fused: AdamW.step, 1,000 tensors of 10^3", adamw, ((1_000, 10**3), Bar(ratio=8))),
     ("torch fused: AdamW.step, 1 tensor of 10^3", adamw, ((1, 10**3), NO_BAR)),

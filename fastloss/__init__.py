@@ -4,7 +4,7 @@ Losses (`fastloss.losses`) take NumPy arrays and return value, gradient and diag
 (`fastloss.optimizers`) rewrite parameters in place. Both are formulas, written once.
 """
 
-from .face import Loss, Optimizer, RowLoss
+from .face import BlockLoss, Loss, NearestCenterLoss, Optimizer, RowLoss
 from .losses import *
 from .losses import __all__ as _losses
 from .optimizers import *
@@ -13,4 +13,15 @@ from .threads import get_num_threads, set_num_threads, threadpool_limits
 
 __version__ = "0.1.0"
 
-__all__ = ["Loss", "Optimizer", "RowLoss", "get_num_threads", "set_num_threads", "threadpool_limits", *_losses, *_optimizers]
+__all__ = [
+    "BlockLoss",
+    "Loss",
+    "NearestCenterLoss",
+    "Optimizer",
+    "RowLoss",
+    "get_num_threads",
+    "set_num_threads",
+    "threadpool_limits",
+    *_losses,
+    *_optimizers,
+]

@@ -35,12 +35,13 @@ def _number_array(array):
 def _through_torch(formula, expression, inputs, parameters):
     torch = pytest.importorskip("torch")
     tensors = {name: None if array is None else torch.tensor(array) for name, array in inputs.items()}
-    wanted = [tensors[name].requires_grad_() for name in formula.differentiable]
+    there = [name for name in formula.differentiable if tensors[name] is not None]
+    wanted = [tensors[name].requires_grad_() for name in there]
     names = {"torch": torch, "F": torch.nn.functional}
-    names |= {f.__name__: f for f in (focal_torchvision, asymmetric_ridnik)}
+    names |= {f.__name__: f for f in (focal_torchvision, asymmetric_ridnik, linear_torch)}
     value = eval(expression, names | tensors | parameters)
     gradients = torch.autograd.grad(value.sum(), wanted)
-    by_name = {name: g.numpy() for name, g in zip(formula.differentiable, gradients, strict=True)}
+    by_name = {name: g.numpy() for name, g in zip(there, gradients, strict=True)}
     return value.detach().numpy(), by_name
 
 
@@ -145,3 +146,14 @@ def asymmetric_ridnik(x, y, gamma_neg, gamma_pos, clip):
     positive = -((1 - chance) ** gamma_pos) * chance.log()
     negative = -(shifted**gamma_neg) * (1 - shifted).log()
     return torch.where(y > 0, positive, negative)
+
+
+def linear_torch(x, weight, target, bias, class_weight, label_smoothing, z_loss, softcap, temperature):
+    """A layer, then PyTorch's cross-entropy with what it lacks of the options, as `fastloss.cross_entropy` has them."""
+    import torch
+    from torch.nn import functional
+
+    logits = functional.linear(x, weight, bias)
+    logits = (logits if softcap is None else softcap * torch.tanh(logits / softcap)) / temperature
+    entropy = functional.cross_entropy(logits, target, class_weight, label_smoothing=label_smoothing, reduction="none")
+    return entropy + z_loss * torch.logsumexp(logits, -1) ** 2

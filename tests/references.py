@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import peers
+import test_blocks
 import test_formulas
 import test_optimizers
 import test_row_registry
@@ -58,6 +59,24 @@ def row_losses():
                 }
 
 
+def block_losses():
+    """The same of the losses of rows that share arrays: three rows of two."""
+    for name in fl.losses.BLOCKS:
+        formula = getattr(fl, name).formula
+        for peer in sorted(LIBRARIES.keys() & formula.peers.keys()):
+            for parameters, there in test_blocks.settings(formula):
+                inputs = test_blocks.draw(formula, 3, there, features=2, shared=4, seed=9)
+                value, gradients = peers.evaluate(formula, peer, inputs, parameters)
+                yield {
+                    "loss": name,
+                    "peer": peer,
+                    "parameters": parameters,
+                    "inputs": _lists(inputs),
+                    "value": value.tolist(),
+                    "gradients": _lists(gradients or {}),
+                }
+
+
 def optimizers():
     """A record for each rule and setting: where PyTorch's own goes from `start`."""
     import torch
@@ -85,7 +104,7 @@ def _lists(arrays):
 
 def main():
     versions = {library: importlib.metadata.version(package) for library, package in LIBRARIES.items()}
-    records = [*losses(), *row_losses(), *optimizers()]
+    records = [*losses(), *row_losses(), *block_losses(), *optimizers()]
     lines = ",\n".join(json.dumps(record) for record in records)
     FILE.write_text(f'{{"versions": {json.dumps(versions)}, "records": [\n{lines}\n]}}\n', encoding="utf-8")
     print(f"{len(records)} records of fastloss {fl.__version__}'s losses and optimizers in {FILE.name}")

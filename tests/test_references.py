@@ -28,7 +28,8 @@ def test_losses(record):
     inputs = {name: np.array(array) for name, array in record["inputs"].items()}
     value, grad = loss.value_and_grad(**inputs, **record["parameters"], reduction="none")
     np.testing.assert_allclose(value, record["value"], rtol=1e-11, atol=1e-12)
-    by_name = dict(zip(loss.formula.differentiable, grad if isinstance(grad, tuple) else (grad,), strict=True))
+    there = [name for name in loss.formula.differentiable if name in inputs]
+    by_name = dict(zip(there, grad if isinstance(grad, tuple) else (grad,), strict=True))
     for name, expected in record["gradients"].items():
         np.testing.assert_allclose(by_name[name], expected, rtol=1e-11, atol=1e-12)
 

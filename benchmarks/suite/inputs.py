@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from fastloss.formula import Class, Label, PerRow
+from fastloss import Loss
+from fastloss.formula import Class, Label, PerRow, Shaped
 
 ROW = 100  # the elements of a row, for losses of rows
 
@@ -23,15 +24,18 @@ def draw(domain, shape, rng):
 def inputs(loss, size, dtype="float32", seed=0):
     """One array for each input of the loss, in its order. All dtypes get the same numbers, but for their rounding.
 
-    A loss of rows gets as many elements in rows of 100, and no optional inputs.
+    A loss of rows gets as many elements in rows of 100, and no optional inputs; what its rows share has 100 rows, too.
     """
     rng = np.random.default_rng(seed)
-    rows = (max(1, size // ROW), min(size, ROW)) if loss.formula.options else None
+    rows = None if type(loss) is Loss else (max(1, size // ROW), min(size, ROW))
     arrays = []
     for name, domain in loss.formula.input_domains.items():
         if name in loss.formula.optional:
             continue
-        if isinstance(domain, Class):
+        if isinstance(domain, Shaped):
+            shape = rows if "..." in domain.dimensions else (min(size, ROW),) * len(domain.dimensions)
+            arrays.append(rng.standard_normal(shape, dtype=np.float32).astype(dtype, copy=False))
+        elif isinstance(domain, Class):
             arrays.append(rng.integers(0, rows[1], rows[0]))
         elif isinstance(domain, PerRow):
             arrays.append(draw(domain.domain, rows[0], rng).astype(dtype, copy=False))
@@ -40,7 +44,9 @@ def inputs(loss, size, dtype="float32", seed=0):
     return arrays
 
 
-def outputs(loss, first):
-    """Touched memory for `grad_out` or `hess_out`: an array, or a tuple where several inputs have gradients."""
-    arrays = tuple(np.zeros_like(first) for _ in loss.formula.differentiable)
+def outputs(loss, given):
+    """Touched memory for `grad_out` or `hess_out` of these inputs: an array, or a tuple where several have gradients."""
+    names = [name for name in loss.formula.inputs if name not in loss.formula.optional]
+    pairs = zip(names, given, strict=True)
+    arrays = tuple(np.zeros_like(array) for name, array in pairs if name in loss.formula.differentiable)
     return arrays if len(arrays) > 1 else arrays[0]

@@ -18,8 +18,8 @@ class Loss:
     def setup(self, name, size, dtype, *_):
         self.loss = getattr(losses, name)
         self.inputs = inputs(self.loss, size, dtype)
-        self.grad_out = outputs(self.loss, self.inputs[0])
-        self.hess_out = outputs(self.loss, self.inputs[0])
+        self.grad_out = outputs(self.loss, self.inputs)
+        self.hess_out = outputs(self.loss, self.inputs)
 
 
 class Gradient(Loss):
@@ -32,14 +32,26 @@ class Gradient(Loss):
         self.loss.value_and_grad(*self.inputs, grad_out=self.grad_out)
 
 
-class Passes(Loss):
-    """The other passes, at a size that stays in the caches."""
+class Value(Loss):
+    """The value alone, at a size that stays in the caches."""
 
     param_names = ("loss", "size", "dtype")
     params = (losses.__all__, [100_000], ["float32", "float64"])
 
     def time_value(self, name, size, dtype):
         self.loss(*self.inputs)
+
+
+class Hessian(Loss):
+    """All that a pass can give, of the losses that have a Hessian."""
+
+    param_names = ("loss", "size", "dtype")
+    params = (losses.__all__, [100_000], ["float32", "float64"])
+
+    def setup(self, name, *arguments):
+        if name in losses.BLOCKS:
+            raise NotImplementedError  # to asv: there is none
+        super().setup(name, *arguments)
 
     def time_value_grad_hess(self, name, size, dtype):
         self.loss.value_grad_hess(*self.inputs, grad_out=self.grad_out, hess_out=self.hess_out)
@@ -59,6 +71,22 @@ class Memory(Loss):
 
     def time_value_and_grad(self, name, size, dtype, threads):
         self.loss.value_and_grad(*self.inputs, grad_out=self.grad_out)
+
+
+class LinearLayer:
+    """A language model's last layer: time, and the process's peak memory, of which inputs and results are 130 MiB."""
+
+    def setup(self):
+        rng = np.random.default_rng(0)
+        self.x, self.weight = (rng.standard_normal(shape, dtype=np.float32) for shape in ((512, 512), (32_000, 512)))
+        self.labels = rng.integers(0, 32_000, 512)
+        self.grad_out = np.zeros_like(self.x), np.zeros_like(self.weight)
+
+    def time_value_and_grad(self):
+        fl.linear_cross_entropy.value_and_grad(self.x, self.weight, self.labels, grad_out=self.grad_out)
+
+    def peakmem_value_and_grad(self):
+        fl.linear_cross_entropy.value_and_grad(self.x, self.weight, self.labels, grad_out=self.grad_out)
 
 
 class Call:

@@ -76,6 +76,24 @@ def check_output(who, name, array, shape, dtype):
         raise ValueError(f"{who}: {name} must be writeable, got a read-only array")
 
 
+def overlaps_itself(array):
+    """Whether two elements may share memory: some dimension steps less far than the smaller-stepping ones reach."""
+    if array.size == 0:
+        return False
+    reach = array.itemsize
+    for step, length in sorted((abs(step), n) for step, n in zip(array.strides, array.shape, strict=True) if n > 1):
+        if step < reach:
+            return True
+        reach += (length - 1) * step
+    return False
+
+
+def same_elements(a, b):
+    """Whether two arrays lay the same elements over the same memory."""
+    place_a, place_b = a.__array_interface__["data"], b.__array_interface__["data"]
+    return place_a[0] == place_b[0] and (a.dtype, a.shape, a.strides) == (b.dtype, b.shape, b.strides)
+
+
 def overlap_error(who, name, other):
     return ValueError(f"{who}: {name} must not share memory with {other}")
 

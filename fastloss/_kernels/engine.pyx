@@ -617,6 +617,7 @@ cdef object outputs(Job* job, Held* held, Plan plan, str name, object out, objec
 
 include "sweep.pxi"
 include "rows.pxi"
+include "centers.pxi"
 
 
 # --- threads --------------------------------------------------------------------------------------------------------------

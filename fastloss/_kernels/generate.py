@@ -109,6 +109,9 @@ def import_formulas(package):
     face = types.ModuleType("fastloss.face")
     face.loss, face.update_rule = decorator(definition.Formula), decorator(definition.UpdateRule)
     face.row_loss = decorator(definition.RowFormula)
+    blocks = importlib.import_module("fastloss.formula.blocks")
+    face.linear_loss = face.center_loss = decorator(blocks.BlockFormula)
+    face.nearest_center_loss = decorator(blocks.NearestCenterFormula)
     sys.modules["fastloss.face"] = face
     for folder in ("losses", "optimizers"):
         for file in sorted((package / folder).glob("[!_]*.py")):
@@ -198,7 +201,9 @@ def tilework():
 
 def main(package, tiles, stub):
     formulas = import_formulas(Path(package).resolve())
-    Path(tiles).write_text(tiles_text(formulas), encoding="utf-8")
+    blocks = importlib.import_module("fastloss.formula.blocks")
+    traced = [formula for formula in formulas if not isinstance(formula, blocks.BlockFormula)]
+    Path(tiles).write_text(tiles_text(traced), encoding="utf-8")
     document = importlib.import_module("fastloss.formula.document")
     losses = [formula for formula in formulas if not formula.in_place]
     Path(stub).write_text(document.stub(losses), encoding="utf-8")

@@ -1,9 +1,10 @@
 """The public face: what a loss and an optimizer do when they are called.
 
-The decorators `loss` and `update_rule` turn a formula into the object that users call. While the kernels are being built they
+The decorators (`loss`, `row_loss`, `update_rule`, …) turn a formula into the object that users call. While the kernels are being built they
 stand bare, and only the formula remains (see `_kernels/generate.py`).
 """
 
+from .block_loss import BlockLoss, NearestCenterLoss, center_loss, linear_loss, nearest_center_loss
 from .loss import Loss, loss
 from .optimizer import Optimizer, update_rule
 from .row_loss import RowLoss, row_loss

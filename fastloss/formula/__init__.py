@@ -1,10 +1,12 @@
 """The formula compiler: from a plain Python function to a graph, its derivatives, and the text of its kernels.
 
 `graph` holds the symbols, `primitives` the functions a formula may call, `domains` what its arguments may be, `definition` the
-tracing, `derive` the derivatives (`rows` those of folds over a row), `contract` and `emit` the text of kernels, `oracle` the
-value to 50 digits. Nothing here imports anything else of fastloss, nor anything beyond the standard library (the oracle: mpmath).
+tracing, `blocks` losses made of a row loss and arrays that rows share, `derive` the derivatives (`rows` those of folds over a
+row), `contract` and `emit` the text of kernels, `oracle` the value to 50 digits. Nothing here imports anything else of fastloss,
+nor anything beyond the standard library (the oracle: mpmath).
 """
 
+from .blocks import BlockFormula, NearestCenterFormula
 from .definition import (
     F32,
     F64,
@@ -19,7 +21,21 @@ from .definition import (
     UpdateRule,
     vector_function,
 )
-from .domains import Class, ClassWeight, Each, Flag, Fraction, Interval, Label, NonNegative, Optional, PerRow, Positive, Real
+from .domains import (
+    Class,
+    ClassWeight,
+    Each,
+    Flag,
+    Fraction,
+    Interval,
+    Label,
+    NonNegative,
+    Optional,
+    PerRow,
+    Positive,
+    Real,
+    Shaped,
+)
 from .graph import FormulaError, Symbol
 from .primitives import *
 from .primitives import TABLE, bits, fma, from_bits, to_float

@@ -3,7 +3,8 @@
 import inspect
 import math
 
-from .domains import Class, ClassWeight, Each, Flag, Label, Optional, PerRow
+from .blocks import BlockFormula
+from .domains import Class, ClassWeight, Each, Flag, Label, Optional, PerRow, Shaped
 
 _COMMON = "sample_weight, reduction, normalizer, value_out, check"
 _KEYWORDS = "sample_weight=None, reduction='mean', normalizer=None, value_out=None, check=True"
@@ -24,7 +25,7 @@ def docstring(formula, loss):
     )
     values = [example(formula, name) for name in inputs if name not in formula.optional]
     arguments = ", ".join(map(str, values))
-    call, who = f"fl.{formula.name}", "RowLoss" if options else "Loss"
+    call, who = f"fl.{formula.name}", loss_class(formula)
     lines = [
         f"{formula.name}({signature})",
         "",
@@ -38,10 +39,8 @@ def docstring(formula, loss):
         "",
         *_section("Returns"),
         "float",
-        f"    The reduced loss; under ``reduction='none'`` an array of the {'rows' if options else 'elements'}' losses. "
-        "`value_and_grad`, `value_grad_hess`,",
-        f"    `grad_and_hess` and `grad` of this object also give the derivatives with respect to "
-        f"{' and '.join(formula.differentiable)}.",
+        f"    The reduced loss; under ``reduction='none'`` an array of the {'elements' if who == 'Loss' else 'rows'}' losses.",
+        *_derivatives(formula),
         "",
         *_section("Raises"),
         "ValueError",
@@ -59,6 +58,23 @@ def docstring(formula, loss):
     if formula.reference:
         lines += ["", *_section("References"), f".. [1] {formula.reference}"]
     return "\n".join(lines) + "\n"
+
+
+def _derivatives(formula):
+    by = " and ".join(formula.differentiable)
+    if isinstance(formula, BlockFormula):
+        yield f"    `value_and_grad` and `grad` of this object also give the gradients with respect to {by}, as a tuple of those"
+        yield "    that are there; there is no Hessian."
+        return
+    yield "    `value_and_grad`, `value_grad_hess`, `grad_and_hess` and `grad` of this object also give the derivatives with respect"
+    yield f"    to {by}."
+
+
+def loss_class(formula):
+    """The class of the formula's loss, by name."""
+    if isinstance(formula, BlockFormula):
+        return formula.loss_class
+    return "RowLoss" if formula.options else "Loss"
 
 
 def optimizer_docstring(rule):
@@ -94,7 +110,7 @@ def row(formula):
 def example(formula, name):
     """Two values that an input may hold."""
     domain = formula.input_domains[name]
-    if formula.options:
+    if loss_class(formula) != "Loss":
         return _example_of_rows(formula, name, domain)
     if isinstance(domain, Label):
         return [1, 0]
@@ -114,6 +130,10 @@ def _example_of_rows(formula, name, domain):
     if isinstance(domain, PerRow):
         return [1, 0]
     k = formula.inputs.index(name)
+    if isinstance(domain, Shaped) and k:
+        return [[1.0, -1.0, 0.5], [0.0, 2.0, 1.0], [0.0, 1.0, 2.0]]
+    if isinstance(domain, Shaped):
+        return [[0.5, 2.0, -1.0], [1.0, 0.0, 3.0]]
     if math.isfinite(domain.low) and math.isfinite(domain.high):
         return [[[0.5, 0.25, 0.25], [0.125, 0.75, 0.125]], [[0.25, 0.25, 0.5], [0.5, 0.25, 0.25]]][k % 2]
     return [[[0.5, 2.0, -1.0], [1.0, 0.0, 3.0]], [[1.0, -1.0, 0.5], [0.0, 2.0, 1.0]], [[0.0, 1.0, 1.0], [2.0, 0.5, -1.0]]][
@@ -129,13 +149,14 @@ def stub(formulas):
 
 
 _STUB_HEAD = """# Written from the formulas by the build.
-from typing import Any, Literal, overload
+from typing import Any, Literal, NoReturn, overload
 
 from numpy.typing import ArrayLike, NDArray
 
-from ..face import Loss, RowLoss
+from ..face import BlockLoss, Loss, NearestCenterLoss, RowLoss
 
 ROWS: list[str]
+BLOCKS: list[str]
 POINTWISE: list[str]
 FAMILIES: dict[str, dict[str, Loss]]
 
@@ -146,6 +167,8 @@ def _stub_class(formula):
     several = len(formula.differentiable) > 1
     array = "NDArray[Any]"
     each = f"tuple[{', '.join([array] * len(formula.differentiable))}]" if several else array
+    if set(formula.differentiable) & set(formula.optional):
+        each = f"tuple[{array}, ...]"
     inputs = ", ".join(
         f"{name}: ArrayLike | None = ..." if name in formula.optional else f"{name}: ArrayLike" for name in formula.inputs
     )
@@ -155,7 +178,7 @@ def _stub_class(formula):
     outs = {"value": f"value_out: {array} | None = ...", "grad": f"grad_out: {each} | None = ..."}
     outs["hess"] = f"hess_out: {each} | None = ..."
     own += "".join(f", {name}: int = ..." for name in formula.options)
-    lines = [f"class _{formula.name}({'RowLoss' if formula.options else 'Loss'}):"]
+    lines = [f"class _{formula.name}({loss_class(formula)}):"]
     for method, results in {
         "__call__": ("value",),
         "value_and_grad": ("value", "grad"),
@@ -165,16 +188,19 @@ def _stub_class(formula):
     }.items():
         parts = ", ".join(outs[result] for result in results)
         reductions = {"Literal['mean', 'sum'] = ...": "float", "Literal['none']": array}
-        if "value" not in results:
+        impossible = "hess" in results and isinstance(formula, BlockFormula)
+        if "value" not in results or impossible:
             reductions = {"Literal['mean', 'sum', 'none'] = ...": ""}
         for reduction, value in reductions.items():
             types = [value if result == "value" else each for result in results]
             returned = types[0] if len(types) == 1 else f"tuple[{', '.join(types)}]"
-            if "value" in results:
+            if impossible:
+                returned = "NoReturn"
+            if len(reductions) > 1:
                 lines.append("    @overload  # type: ignore[override]")
             lines.append(
                 f"    def {method}({head}, reduction: {reduction}, {tail}, {parts}, check: bool = ...{own}) -> {returned}: ..."
-                + ("" if "value" in results else "  # type: ignore[override]")
+                + ("" if len(reductions) > 1 else "  # type: ignore[override]")
             )
     return "\n".join(lines) + f"\n\n{formula.name}: _{formula.name}\n"
 
@@ -195,11 +221,17 @@ def _input(formula, name):
     domain = formula.input_domains[name]
     if isinstance(domain, Class):
         yield f"{name} : array_like of integers"
-        yield "    The class of each row, from 0 to the rows' length less one; those of `ignore_index` are left out."
+        yield f"    Of each row, from 0 to the number of {domain.of} less one; rows of `ignore_index` are left out."
         return
     if isinstance(domain, ClassWeight):
         yield f"{name} : array_like, optional"
         yield "    A weight for each class, finite and not negative. A mean divides by the weights of the rows' classes."
+        return
+    if isinstance(domain, Shaped):
+        yield f"{name} : array_like of float16, bfloat16, float32 or float64{', optional' * domain.is_optional}"
+        first = formula.inputs[0]
+        place = "its dtype is that of the results" if name == first else f"of `{first}`'s dtype"
+        yield f"    {str(domain)[0].upper()}{str(domain)[1:]}; {place}."
         return
     what = "" if str(domain) == "a real number" else f" {str(domain)[0].upper()}{str(domain)[1:]}."
     if name in formula.differentiable:

@@ -105,15 +105,19 @@ class Label:
 
 @dataclass(frozen=True)
 class Class:
-    """The class of a row: which of its elements the label names. With `or_probabilities` also a row of probabilities of them."""
+    """The class of a row: which of its elements the label names, or which of `of` that all rows share.
 
+    With `or_probabilities` an input may hold a probability for each element instead.
+    """
+
+    of: str = "classes"
     or_probabilities: bool = False
 
     is_parameter = False
     is_checked = True
 
     def __str__(self):
-        return "a class, from 0 to the row's length less one"
+        return f"a whole number from 0 to the number of {self.of} less one"
 
 
 @dataclass(frozen=True)
@@ -141,6 +145,37 @@ class PerRow:
 
     def __str__(self):
         return f"{self.domain}, one for each row"
+
+
+@dataclass(frozen=True)
+class Shaped:
+    """An input of a shape of its own: a name for each dimension, "..." for any number of them; of one name is one length."""
+
+    dimensions: tuple[str, ...]
+    is_optional: bool = False
+    is_finite: bool = False  # anything else is an error
+
+    is_parameter = False
+    is_checked = False
+
+    def __str__(self):
+        return f"of shape {_shape_text(self.dimensions)}{', finite' * self.is_finite}"
+
+    def check_shape(self, who, name, shape, lengths):
+        """ValueError unless the shape agrees with the lengths known by name, to which it adds its own; none may be 0."""
+        own = [dimension for dimension in self.dimensions if dimension != "..."]
+        last = shape[max(0, len(shape) - len(own)) :]
+        fits = len(last) == len(own) and (len(own) < len(self.dimensions) or len(shape) == len(own))
+        if not fits or any(lengths.get(*pair) != pair[1] for pair in zip(own, last, strict=True)):
+            expected = _shape_text([str(lengths.get(dimension, dimension)) for dimension in self.dimensions])
+            raise ValueError(f"{who}: {name} must have shape {expected}, got {shape}")
+        if 0 in last:
+            raise ValueError(f"{who}: {name} must have at least one of its {own[last.index(0)]}, got shape {shape}")
+        lengths.update(zip(own, last, strict=True))
+
+
+def _shape_text(dimensions):
+    return f"({', '.join(dimensions)}{',' * (len(dimensions) == 1)})"
 
 
 @dataclass(frozen=True)
