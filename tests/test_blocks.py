@@ -498,15 +498,30 @@ def test_labels_must_be_whole_numbers(dtype):
     refuses(TypeError, f"target must hold whole numbers, got dtype {dtype}", "center", few("center", target=np.ones(4, dtype)))
 
 
-def test_a_layer_takes_the_targets_that_its_row_loss_takes(small_blocks):
-    arrays = draw(fl.linear_cross_entropy.formula, LEAD)
+def test_a_layer_takes_probabilities_for_labels(small_blocks):
+    arrays = draw(fl.linear_cross_entropy.formula, LEAD, ("bias", "class_weight"))
     arrays["target"] = np.random.default_rng(0).dirichlet(np.ones(SHARED), LEAD)
-    try:
-        expected = fl.linear_cross_entropy.formula.function(**arrays)
-    except (TypeError, ValueError):
-        refuses(TypeError, "target must hold whole numbers, got dtype float64", "linear_cross_entropy", arrays)
-    else:
-        np.testing.assert_allclose(call("linear_cross_entropy", arrays, "__call__", reduction="none"), expected, rtol=1e-12)
+    options = {"sample_weight": inputs.weights((LEAD,)), "class_weight": arrays.pop("class_weight"), **SOFT_OPTIONS}
+    x, weight, bias = arrays["x"], arrays["weight"], arrays["bias"]
+    value, by_logits = fl.cross_entropy.value_and_grad(x @ weight.T + bias, arrays["target"], **options)
+    found, gradients = fl.linear_cross_entropy.value_and_grad(**arrays, **options)
+    assert found == pytest.approx(value, rel=1e-13)
+    for mine, expected in zip(gradients, (by_logits @ weight, by_logits.T @ x, by_logits.sum(0)), strict=True):
+        assert_near(mine, expected, np.float64)
+
+
+SOFT_OPTIONS = {"label_smoothing": 0.1, "z_loss": 0.02, "softcap": 4.0, "temperature": 1.5}
+
+
+def test_a_layers_probabilities_must_be_some(small_blocks):
+    arrays = few("linear_cross_entropy")
+    rows, length = arrays["target"].shape[0], arrays["weight"].shape[0]
+    target = np.full((rows, length), 1 / length)
+    target[rows - 1, 1] = -0.5
+    said = f"target must be in [0, 1], got -0.5 at index ({rows - 1}, 1)"
+    refuses(ValueError, said, "linear_cross_entropy", arrays | {"target": target})
+    assert np.isfinite(fl.linear_cross_entropy(**arrays | {"target": target}, check=False))
+    refuses(ValueError, "target must broadcast", "linear_cross_entropy", arrays | {"target": target[:, 1:]})
 
 
 @pytest.mark.parametrize(

@@ -231,3 +231,22 @@ def test_the_diagonal_is_that_of_the_products():
         unit[:, j] = 1
         products = fl.cross_entropy.hvp(logits, labels, vector=unit, **OPTIONS)
         np.testing.assert_allclose(products[:, j], diagonal[:, j], rtol=1e-11, atol=1e-15)
+
+
+# --- norms ------------------------------------------------------------------------------------------------------------------
+
+
+@each_dtype
+@pytest.mark.parametrize("p", [1.0, 1.5, 2.0, 3.0, 20.0])
+def test_distances_of_any_power_neither_overflow_nor_divide_by_zero(p, dtype):
+    largest = float(np.finfo(dtype).max) if p != 2 else float(np.finfo(dtype).max) ** 0.5
+    far = np.full((3, 4), largest / 64, dtype)
+    near = np.zeros((3, 4), dtype)
+    value, grads = fl.triplet_margin.value_and_grad(far, near, near + far / 2, p=p, eps=0.0, reduction="sum")
+    expected = 3 * 4 ** (1 / p) * largest / 128 + 3
+    assert value == pytest.approx(expected, rel=1e-5)
+    for grad in grads:
+        assert np.isfinite(grad).all()
+    value, grads = fl.triplet_margin.value_and_grad(near, near, near, p=p, eps=0.0)
+    assert value == 1
+    assert not any(grad.any() for grad in grads)

@@ -8,7 +8,7 @@ others is kept apart, one number a row, for the engine to add there: no element 
 
 from .derive import derivative
 from .graph import ELEMENT, FOLDS, INT, ROW, FormulaError, Symbol, walk
-from .primitives import exp_nonpositive, log, sqrt, weighted, where, with_derivative
+from .primitives import absolute, exp_nonpositive, log, power, sqrt, weighted, where, with_derivative
 
 # How the results are called that a row formula has for every element.
 ALONG = ("grad_", "hess_", "hvp_")
@@ -77,6 +77,24 @@ def norm2(x):
     square = total(x * x)
     root = sqrt(square)
     return with_derivative(root, square, where(square == 0, 0, 0.5 / root))
+
+
+def norm(x, p):
+    """The p-norm for p of 1 or more; its derivative at 0 is 0, and so is that of an element of 0."""
+    if p == 1:
+        return total(absolute(x))
+    if p == 2:
+        return norm2(x)
+    size = absolute(x)
+    # All relative to the largest: powers overflow. What all are divided by does not matter, so the derivative goes past it.
+    peak = x.graph.node("shift", size, level=ROW)
+    unit = where(peak > 0, peak, 1)
+    share = size / unit
+    # The derivative of the power, with its own: power(0, p - 2) is infinite below 2.
+    steep = with_derivative(power(share, p - 1), size, where(size > 0, (p - 1) * power(share, p - 2) / unit, 0))
+    powers = total(with_derivative(power(share, p), size, p * steep / unit))
+    root = power(powers, 1 / p)
+    return unit * with_derivative(root, powers, where(powers > 0, root / (p * powers), 0))
 
 
 def pick(x, label):

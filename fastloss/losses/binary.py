@@ -51,7 +51,7 @@ def binary_cross_entropy(pred, target):
     return with_derivative(-(target * maximum(log(pred), -100) + (1 - target) * maximum(log1p(-pred), -100)), pred, slope)
 
 
-def _logistic(x):
+def logistic(x):
     """sigmoid(x), sigmoid(-x), softplus(x) and softplus(-x), from one exponential that never overflows."""
     size = absolute(x)
     large, small, tail = sigmoid(size), sigmoid(-size), softplus(-size)
@@ -85,7 +85,7 @@ def binary_cross_entropy_with_logits(pred, target, pos_weight, label_smoothing):
     As in PyTorch, label smoothing as in Keras. Infinite logits cost 0 on the target's side, infinity on the other.
     """
     s = (1 - label_smoothing) * target + 0.5 * label_smoothing
-    _, _, minus_log_miss, minus_log_hit = _logistic(pred)
+    _, _, minus_log_miss, minus_log_hit = logistic(pred)
     return weighted(pos_weight * s, minus_log_hit) + weighted(1 - s, minus_log_miss)
 
 
@@ -117,7 +117,7 @@ def focal(pred, target, alpha, gamma):
     As `torchvision.ops.sigmoid_focal_loss`, which also defines it for targets between 0 and 1; `alpha` weighs class 1 and
     `1 - alpha` class 0, None (torchvision: -1) neither. torchvision's default `alpha` is 0.25.
     """
-    up, down, minus_log_miss, minus_log_hit = _logistic(pred)
+    up, down, minus_log_miss, minus_log_hit = logistic(pred)
     entropy = weighted(target, minus_log_hit) + weighted(1 - target, minus_log_miss)
     slope = (1 - target) * up - target * down
     wrong = target * down + (1 - target) * up
@@ -143,7 +143,7 @@ def asymmetric(pred, target, gamma_neg, gamma_pos, clip):
     their floor of 1e-8 under the probabilities in the logarithms. Labels: above 0 is the positive class, so 0/1 and -1/+1
     mean the same.
     """
-    up, down, minus_log_miss, minus_log_hit = _logistic(pred)
+    up, down, minus_log_miss, minus_log_hit = logistic(pred)
     both = up * down
     if clip == 0:
         shifted, slope, miss, miss_slope = up, both, minus_log_miss, up
@@ -281,7 +281,7 @@ def soft_margin(pred, target):
     As in PyTorch; `binary_cross_entropy_with_logits` for hard labels. Labels: above 0 is the positive class, so 0/1 and -1/+1
     mean the same. Infinite margins cost 0 where right, infinity where wrong.
     """
-    *_, value = _logistic(_margin(pred, target))
+    *_, value = logistic(_margin(pred, target))
     return value
 
 

@@ -23,6 +23,7 @@ from ..formula import (
     with_derivative,
 )
 from ..formula.rows import below_peak, length, mean, pick, total
+from .binary import logistic
 
 # Where a cross-entropy exceeds this, whatever vanishes with the class's probability has vanished.
 _DECIDED = 1e4
@@ -186,6 +187,26 @@ def multi_margin(logits, target, class_weight, margin, p):
     others = total(cost) - own
     value = with_derivative(maximum(others, 0), others, 1) / length(logits)
     return value if class_weight is None else weighted(pick(class_weight, target), value)
+
+
+@row_loss(
+    target=Fraction(),
+    class_weight=ClassWeight(),
+    reference="Read et al. (2011), Classifier chains for multi-label classification, Machine Learning 85, 333-359: binary relevance",
+    peers={"torch": "F.multilabel_soft_margin_loss(logits, target, class_weight, reduction='none')"},
+)
+def multilabel_soft_margin(logits, target, class_weight):
+    r"""Mean over the classes of the logistic loss of each, where a row may have any number of them.
+
+    .. math:: -\frac1C \sum_c w_c \left( t_c \log \sigma(x_c) + (1 - t_c) \log \sigma(-x_c) \right)
+
+    As in PyTorch: `target` holds 1 for each of the row's classes and 0 for the others, or probabilities, and `class_weight`
+    weighs the terms, not the rows: a mean divides by the number of rows. The same terms one by one:
+    `binary_cross_entropy_with_logits`.
+    """
+    _, _, minus_log_miss, minus_log_hit = logistic(logits)
+    cost = weighted(target, minus_log_hit) + weighted(1 - target, minus_log_miss)
+    return mean(cost if class_weight is None else class_weight * cost)
 
 
 @row_loss(

@@ -2,7 +2,7 @@
 
 from ..face import row_loss
 from ..formula import Flag, Fraction, Interval, Label, NonNegative, PerRow, Positive, maximum, minimum, sqrt, where
-from ..formula.rows import dot, norm2, total
+from ..formula.rows import dot, norm, norm2, total
 
 
 @row_loss(
@@ -70,22 +70,25 @@ def contrastive(x1, x2, same, margin):
 
 @row_loss(
     margin=Positive(1.0),
+    p=Interval(1.0, float("inf"), 2.0, open_high=True, special=(1, 2)),
     swap=Flag(False),
     eps=NonNegative(1e-6),
     differentiable=("anchor", "positive", "negative"),
     reference="Balntas et al. (2016), Learning local feature descriptors with triplets and shallow CNNs, BMVC",
-    peers={"torch": "F.triplet_margin_loss(anchor, positive, negative, margin=margin, eps=eps, swap=swap, reduction='none')"},
+    peers={
+        "torch": "F.triplet_margin_loss(anchor, positive, negative, margin=margin, p=p, eps=eps, swap=swap, reduction='none')"
+    },
 )
-def triplet_margin(anchor, positive, negative, margin, swap, eps):
+def triplet_margin(anchor, positive, negative, margin, p, swap, eps):
     r"""Hinge on how much nearer the anchor is to its positive than to its negative example.
 
-    .. math:: \max(0, d(a, p) - d(a, n) + m) \qquad d(u, v) = \|u - v + \epsilon\|
+    .. math:: \max(0, d(a, p) - d(a, n) + m) \qquad d(u, v) = \|u - v + \epsilon\|_p
 
-    As in PyTorch with p=2, ε added to every coordinate of the difference. `swap` takes the smaller of d(a, n) and d(p, n), the
-    distance swap of the reference. FaceNet's loss squares the distances.
-    `margin` m and `eps` have the unit of the embeddings. A distance of 0 has gradient 0.
+    As in PyTorch, ε added to every coordinate of the difference. `swap` takes the smaller of d(a, n) and d(p, n), the distance
+    swap of the reference. FaceNet's loss squares the distances.
+    `margin` m and `eps` have the unit of the embeddings. A distance of 0 has gradient 0, and so have coordinates that agree.
     """
-    far = norm2(anchor - negative + eps)
+    far = norm(anchor - negative + eps, p)
     if swap:
-        far = minimum(far, norm2(positive - negative + eps))
-    return maximum(norm2(anchor - positive + eps) - far + margin, 0)
+        far = minimum(far, norm(positive - negative + eps, p))
+    return maximum(norm(anchor - positive + eps, p) - far + margin, 0)
