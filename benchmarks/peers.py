@@ -164,6 +164,30 @@ def rows_against_torch(table, title, shape, bar, seconds):
     table.row(title, times["ours"], times["peer"], bar)
 
 
+def triplet_against_torch(table, title, shape, bar, seconds):
+    """Three gradients into given arrays."""
+    rng = np.random.default_rng(0)
+    arrays = [rng.standard_normal(shape, dtype=np.float32) for _ in range(3)]
+    grads = tuple(np.zeros_like(array) for array in arrays)
+    leaves = [torch.from_numpy(array).requires_grad_() for array in arrays]
+
+    def ours():
+        return fl.triplet_margin.value_and_grad(*arrays, grad_out=grads)
+
+    def peer():
+        for leaf in leaves:
+            leaf.grad = None
+        F.triplet_margin_loss(*leaves).backward()
+
+    value, _ = ours()
+    peer()
+    np.testing.assert_allclose(value, F.triplet_margin_loss(*leaves).item(), rtol=1e-4)
+    for grad, leaf in zip(grads, leaves, strict=True):
+        np.testing.assert_allclose(grad, leaf.grad.numpy(), rtol=1e-3, atol=1e-6 / shape[0])
+    times = alternate({"ours": ours, "peer": peer}, seconds)
+    table.row(title, times["ours"], times["peer"], bar)
+
+
 def linear_inputs():
     """2048 rows of 512 and a layer of 32,000 classes."""
     rng = np.random.default_rng(0)
@@ -340,6 +364,7 @@ ROWS = [
     ("torch: cross_entropy, 64 x 10", rows_against_torch, ((64, 10), Bar(ratio=8, seconds=5e-6))),
     ("torch: cross_entropy, 10^6 x 3", rows_against_torch, ((10**6, 3), Bar(ratio=8))),
     ("torch: cross_entropy, 10^5 x 10", rows_against_torch, ((10**5, 10), Bar(ratio=8))),
+    ("torch: triplet_margin, 8192 x 128", triplet_against_torch, ((8192, 128), Bar(ratio=4))),
     ("torch: linear_cross_entropy, 2048 x 512 x 32000", linear_against_torch, ()),
     ("torch: linear_cross_entropy, 2048 x 512 x 32000, memory", linear_memory, ()),
     ("torch fused: AdamW.step, 1 tensor of 10^7", adamw, ((1, 10**7), Bar(ratio=0.95))),

@@ -243,7 +243,7 @@ def test_distances_of_any_power_neither_overflow_nor_divide_by_zero(p, dtype):
     far = np.full((3, 4), largest / 64, dtype)
     near = np.zeros((3, 4), dtype)
     value, grads = fl.triplet_margin.value_and_grad(far, near, near + far / 2, p=p, eps=0.0, reduction="sum")
-    expected = 3 * 4 ** (1 / p) * largest / 128 + 3
+    expected = 3 * (largest / 128) * 4 ** (1 / p) + 3
     assert value == pytest.approx(expected, rel=1e-5)
     for grad in grads:
         assert np.isfinite(grad).all()

@@ -965,7 +965,7 @@ cdef double count_rows(RowJob* job, RowPlan plan, list arrays_held) except? -1:
 
 cdef Py_ssize_t group_rows(RowJob* job) noexcept:
     """How the rows are walked over, and in how many chunks."""
-    job.stream = job.count * job.length * job.work.itemsize > STREAM_BYTES
+    job.stream = job.outputs_laid * job.count * job.length * job.work.itemsize > STREAM_BYTES
     job.side_by_side = job.length < LONG_ROW or (job.rows[0].across and not job.rows[0].along)
     if job.side_by_side:
         job.group = max(16, min(<Py_ssize_t>MOST_SIDE_BY_SIDE, GROUP // job.length // 16 * 16))
