@@ -1,7 +1,7 @@
 """The peers of the losses: independent implementations, as expressions beside each formula, and the names they may use.
 
-`torch` expressions see float64 tensors, all others float64 arrays, under the names of the formula's inputs, and the
-hyperparameters as Python numbers. An expression gives the losses, or the losses and their gradients.
+`torch` expressions see float64 tensors, `optax` expressions what JAX traces, all others float64 arrays, under the names of the
+formula's inputs, and the hyperparameters as Python numbers. An expression gives the losses, or the losses and their gradients.
 """
 
 import importlib
@@ -16,8 +16,8 @@ def evaluate(formula, peer, inputs, parameters):
     expression = formula.peers[peer]
     inputs = {name: _number_array(array) for name, array in inputs.items()}
     inputs |= {name: None for name in formula.optional if name not in inputs}
-    if peer == "torch":
-        return _through_torch(formula, expression, inputs, parameters)
+    if peer in THROUGH:
+        return THROUGH[peer](formula, expression, inputs, parameters)
     with np.errstate(all="ignore"):
         result = eval(expression, _numpy_names(expression) | inputs | parameters)  # our own text, from beside the formula
     if isinstance(result, tuple):
@@ -43,6 +43,23 @@ def _through_torch(formula, expression, inputs, parameters):
     gradients = torch.autograd.grad(value.sum(), wanted)
     by_name = {name: g.numpy() for name, g in zip(there, gradients, strict=True)}
     return value.detach().numpy(), by_name
+
+
+def _through_optax(formula, expression, inputs, parameters):
+    jax = pytest.importorskip("jax")
+    optax = pytest.importorskip("optax")
+    jax.config.update("jax_enable_x64", True)
+    names = {"jax": jax, "optax": optax} | parameters
+
+    def value(*wanted):
+        return eval(expression, names | inputs | dict(zip(formula.differentiable, wanted, strict=True)))
+
+    result, pull = jax.vjp(value, *(inputs[name] for name in formula.differentiable))
+    gradients = map(np.asarray, pull(np.ones(result.shape)))
+    return np.asarray(result), dict(zip(formula.differentiable, gradients, strict=True))
+
+
+THROUGH = {"torch": _through_torch, "optax": _through_optax}
 
 
 def _numpy_names(expression):

@@ -1,4 +1,4 @@
-"""What PyTorch, scikit-learn and SciPy compute, stored: `python tests/references.py` writes references.json anew.
+"""What PyTorch, scikit-learn, SciPy and Optax compute, stored: `python tests/references.py` writes references.json anew.
 
 The losses at points inside their domains with every hyperparameter away from its default; the optimizers after a few steps.
 `test_references.py` compares with the stored numbers wherever the tests run, with or without those libraries.
@@ -18,7 +18,7 @@ import test_row_registry
 import fastloss as fl
 
 FILE = Path(__file__).with_suffix(".json")
-LIBRARIES = {"torch": "torch", "sklearn": "scikit-learn", "scipy": "scipy"}
+LIBRARIES = {"torch": "torch", "sklearn": "scikit-learn", "scipy": "scipy", "optax": "optax"}
 STEPS = 4
 
 

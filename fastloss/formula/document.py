@@ -220,7 +220,7 @@ def _section(title):
 def _input(formula, name):
     domain = formula.input_domains[name]
     if isinstance(domain, Class):
-        yield f"{name} : array_like of integers"
+        yield f"{name} : array_like of integers" + (", or of probabilities" if domain.or_probabilities else "")
         yield f"    Of each row, from 0 to the number of {domain.of} less one; rows of `ignore_index` are left out."
         return
     if isinstance(domain, ClassWeight):

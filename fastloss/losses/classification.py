@@ -119,7 +119,8 @@ def focal_cross_entropy(logits, target, class_weight, gamma):
     reference="Leng et al. (2022), PolyLoss: A Polynomial Expansion Perspective of Classification Loss Functions, ICLR",
     peers={
         "torch": "F.cross_entropy(logits, target, reduction='none')"
-        " - epsilon * torch.expm1(-F.cross_entropy(logits, target, reduction='none'))"
+        " - epsilon * torch.expm1(-F.cross_entropy(logits, target, reduction='none'))",
+        "optax": "optax.losses.poly_loss_cross_entropy(logits, jax.nn.one_hot(target, logits.shape[-1]), epsilon=epsilon)",
     },
 )
 def poly_cross_entropy(logits, target, epsilon):

@@ -54,7 +54,8 @@ def _tempered(x, scale):
     reference="Kullback and Leibler (1951), Ann. Math. Statist. 22, 79-86; distillation: Hinton et al. (2015), arXiv:1503.02531",
     peers={
         "torch": "F.kl_div(F.log_softmax(logits / temperature, -1), F.log_softmax(target_logits / temperature, -1),"
-        " reduction='none', log_target=True).sum(-1)"
+        " reduction='none', log_target=True).sum(-1)",
+        "optax": "optax.losses.kl_divergence(jax.nn.log_softmax(logits / temperature), jax.nn.softmax(target_logits / temperature))",
     },
 )
 def kl_divergence(logits, target_logits, temperature):

@@ -8,7 +8,10 @@ from ..formula.rows import dot, norm, norm2, total
 @row_loss(
     differentiable=("x1", "x2"),
     reference="Salton and McGill (1983), Introduction to Modern Information Retrieval, McGraw-Hill",
-    peers={"torch": "1 - F.cosine_similarity(x1, x2, -1)"},
+    peers={
+        "torch": "1 - F.cosine_similarity(x1, x2, -1)",
+        "optax": "optax.losses.cosine_distance(x1, x2, epsilon=1e-8)",
+    },
 )
 def cosine_distance(x1, x2):
     r"""One less the cosine of the angle between two rows.
