@@ -344,7 +344,7 @@ def test_every_loss_has_a_source_and_peers(name):
     assert re.search(r"\d{4}|:", formula.reference), "a year or an address"
     assert formula.peers
     for peer, expression in formula.peers.items():
-        assert peer in ("torch", "scipy", "sklearn", "torchvision", "closed_form", "numpy"), peer
+        assert peer in ("torch", "optax", "scipy", "sklearn", "torchvision", "closed_form", "numpy"), peer
         compile(expression, name, "eval")
     row = document.row(formula)  # tests/test_docs.py looks for it in README.md
     assert row.startswith(f"| `{name}(")
