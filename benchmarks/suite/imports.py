@@ -1,5 +1,7 @@
 """What a program pays before its first result."""
 
+from pathlib import Path
+
 from fastloss import losses
 
 
@@ -17,8 +19,10 @@ class FirstCall:
 
     def timeraw_value_and_grad(self, name):
         setup = f"""
-import numpy, fastloss
-ones = numpy.full(1000, 0.5, numpy.float32)
-arrays = [ones] * len(fastloss.{name}.formula.inputs)
+import sys
+sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+import fastloss
+from suite.inputs import inputs
+arrays = inputs(fastloss.{name}, 1000)
 """
         return f"fastloss.{name}.value_and_grad(*arrays)", setup

@@ -73,6 +73,39 @@ class Memory(Loss):
         self.loss.value_and_grad(*self.inputs, grad_out=self.grad_out)
 
 
+class Rows:
+    """Cross-entropy of rows as they come: many short ones, a network's classes, a vocabulary, one very long row."""
+
+    param_names = ("shape", "layout")
+    params = (["64 x 10", "1000000 x 3", "100000 x 10", "4096 x 1000", "512 x 32000", "1 x 4000000"], ["rows", "axis 0"])
+
+    def setup(self, shape, layout):
+        rng = np.random.default_rng(0)
+        rows, length = map(int, shape.split(" x "))
+        self.axis = -1 if layout == "rows" else 0
+        self.logits = rng.standard_normal((rows, length) if layout == "rows" else (length, rows), dtype=np.float32)
+        self.labels = rng.integers(0, length, rows)
+        self.soft = np.full_like(self.logits, 1 / length)
+        self.grad_out = np.zeros_like(self.logits)
+
+    def time_value_and_grad(self, shape, layout):
+        fl.cross_entropy.value_and_grad(self.logits, self.labels, axis=self.axis, grad_out=self.grad_out)
+
+    def time_with_every_option(self, shape, layout):
+        options = {"label_smoothing": 0.1, "z_loss": 1e-4, "softcap": 30.0, "axis": self.axis}
+        fl.cross_entropy.value_and_grad(self.logits, self.labels, grad_out=self.grad_out, **options)
+
+    def time_probabilities(self, shape, layout):
+        fl.cross_entropy.value_and_grad(self.logits, self.soft, axis=self.axis, grad_out=self.grad_out)
+
+    def time_hessian_vector_product(self, shape, layout):
+        fl.cross_entropy.hvp(self.logits, self.labels, vector=self.soft, axis=self.axis, out=self.grad_out)
+
+    def time_side_outputs(self, shape, layout):
+        outputs = ("value", "grad", "logsumexp", "correct")
+        fl.cross_entropy.evaluate(self.logits, self.labels, outputs=outputs, axis=self.axis, grad_out=self.grad_out)
+
+
 class LinearLayer:
     """A language model's last layer: time, and the process's peak memory, of which inputs and results are 130 MiB."""
 
