@@ -52,7 +52,8 @@ class RowPlan:
         grad_out: Any,
         hess_out: Any,
         check: bool,
-    ) -> tuple[Any, Any, Any]: ...
+        others: tuple[str, ...] = (),
+    ) -> tuple[Any, ...]: ...
 
 class RuleVariant:
     def __init__(self, name: str) -> None: ...

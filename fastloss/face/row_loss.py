@@ -1,6 +1,6 @@
 """The public object of a row loss."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
@@ -43,17 +43,17 @@ class RowLoss(Loss):
 
     def evaluate(
         self,
-        *inputs,
-        outputs,
-        sample_weight=None,
-        reduction="mean",
-        normalizer=None,
-        value_out=None,
-        grad_out=None,
-        hess_out=None,
-        check=True,
-        **parameters,
-    ):
+        *inputs: Any,
+        outputs: Collection[str],
+        sample_weight: Any = None,
+        reduction: str = "mean",
+        normalizer: Any = None,
+        value_out: Any = None,
+        grad_out: Any = None,
+        hess_out: Any = None,
+        check: bool = True,
+        **parameters: Any,
+    ) -> dict[str, Any]:
         """Any results, in one pass: a dictionary of those that `outputs` names.
 
         Beside ``"value"``, ``"grad"`` and ``"hess"`` there are ``"predicted"``, the index of each row's first largest element;
@@ -82,15 +82,15 @@ class RowLoss(Loss):
 
     def hvp(
         self,
-        *inputs,
-        vector,
-        sample_weight=None,
-        reduction="mean",
-        normalizer=None,
-        out=None,
-        check=True,
-        **parameters,
-    ):
+        *inputs: Any,
+        vector: Any,
+        sample_weight: Any = None,
+        reduction: str = "mean",
+        normalizer: Any = None,
+        out: np.ndarray[Any, Any] | None = None,
+        check: bool = True,
+        **parameters: Any,
+    ) -> np.ndarray[Any, Any]:
         """The Hessian times `vector`, in one pass: how the gradient moves along rows of the first input's shape."""
         if not self.formula.curvature:
             raise TypeError(f"{self.__name__}: has no Hessian-vector product")
