@@ -38,7 +38,7 @@ def _through_torch(formula, expression, inputs, parameters):
     there = [name for name in formula.differentiable if tensors[name] is not None]
     wanted = [tensors[name].requires_grad_() for name in there]
     names = {"torch": torch, "F": torch.nn.functional}
-    names |= {f.__name__: f for f in (focal_torchvision, asymmetric_ridnik, linear_torch)}
+    names |= {f.__name__: f for f in (focal_torchvision, asymmetric_ridnik, linear_torch, sparsemax_martins)}
     value = eval(expression, names | tensors | parameters)
     gradients = torch.autograd.grad(value.sum(), wanted)
     by_name = {name: g.numpy() for name, g in zip(there, gradients, strict=True)}
@@ -157,3 +157,16 @@ def linear_torch(x, weight, target, bias, class_weight, label_smoothing, z_loss,
     logits = (logits if softcap is None else softcap * torch.tanh(logits / softcap)) / temperature
     entropy = functional.cross_entropy(logits, target, class_weight, label_smoothing=label_smoothing, reduction="none")
     return entropy + z_loss * torch.logsumexp(logits, -1) ** 2
+
+
+def sparsemax_martins(logits, target):
+    """Martins and Astudillo (2016), algorithm 1 and equation 13, in PyTorch: the threshold from the sorted logits."""
+    import torch
+
+    ordered = logits.sort(-1, descending=True).values
+    sums = ordered.cumsum(-1)
+    size = torch.arange(1, logits.shape[-1] + 1)
+    last = (1 + size * ordered > sums).sum(-1, keepdim=True)
+    threshold = (sums.gather(-1, last - 1) - 1) / last
+    inside = torch.where(logits > threshold, logits.square() - threshold.square(), 0.0)
+    return 0.5 + 0.5 * inside.sum(-1) - logits.gather(-1, target[..., None])[..., 0]

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 import fastloss as fl
-from fastloss.losses.classification import cross_entropy
+from fastloss.formula import oracle
+from fastloss.losses.classification import cross_entropy, sparsemax
 
 from . import inputs
 
-LOSSES = {"cross_entropy": cross_entropy}
+LOSSES = {"cross_entropy": cross_entropy, "sparsemax": sparsemax}
 # No hyperparameter at its default, and every variant of the formula.
 SETTINGS = {
     "cross_entropy": [
@@ -19,7 +20,8 @@ SETTINGS = {
         {"label_smoothing": 0.375, "z_loss": 0.0, "softcap": None, "temperature": 0.625},
         {"label_smoothing": 0.0, "z_loss": 0.25, "softcap": 2.75, "temperature": 1.0},
         {"label_smoothing": 0.0, "z_loss": 0.0, "softcap": None, "temperature": 1.0},
-    ]
+    ],
+    "sparsemax": [{}],
 }
 BY_LOSS = pytest.mark.parametrize("name", LOSSES)
 BY_DTYPE = pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -88,7 +90,26 @@ def cross_entropy_reference(logits, target, class_weight, *, label_smoothing, z_
     return value.detach().numpy(), x.grad.numpy(), hess, terms, top
 
 
-REFERENCES = {"cross_entropy": cross_entropy_reference}
+def sparsemax_reference(logits, target, class_weight):
+    """The same of sparsemax, by sorting the logits."""
+    x = logits.astype(np.float64)
+    rows, there = np.arange(len(x)), target != IGNORED
+    labels = np.where(there, target, 0)
+    w = there * (np.ones(x.shape[1]) if class_weight is None else class_weight)[labels]
+    ordered = -np.sort(-x, axis=1)
+    sums, size = ordered.cumsum(1), np.arange(1, x.shape[1] + 1)
+    support = (1 + size * ordered > sums).sum(1)
+    threshold = (sums[rows, support - 1] - 1) / support
+    p = np.maximum(x - threshold[:, None], 0)
+    inside = p > 0
+    miss = p.copy()
+    miss[rows, labels] -= 1
+    value = w * (0.5 * (miss**2).sum(1) + np.maximum(threshold - x[rows, labels], 0))
+    hess = w[:, None] * inside * (1 - 1 / support[:, None])
+    return value, w[:, None] * miss, hess, w * (1 + np.abs(x).max(1)), w[:, None]
+
+
+REFERENCES = {"cross_entropy": cross_entropy_reference, "sparsemax": sparsemax_reference}
 
 
 def assert_near(results, expected, weights, factor, dtype):
@@ -718,3 +739,74 @@ def test_numpys_error_state_does_not_matter(name):
             arrays["logits"][3] = np.inf
             arrays["logits"][5] *= 1e30
             call(name, arrays)
+
+
+# --- loops ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("length", [2, 3, 63, 65, 1025, 5000])
+@pytest.mark.parametrize("order", ["C", "F"])
+@BY_DTYPE
+def test_a_loop_goes_on_for_as_long_as_each_row_needs(dtype, order, length):
+    """From two to ten repeats, for rows side by side."""
+    even = np.linspace(0, 1, length)
+    x = np.array([even, np.zeros(length), -np.sqrt(even), 1 / (even + 1 / length), 0.3 * even, 9 * even])
+    x, target = x.astype(dtype, order=order), np.array([0, 1, length - 1] * 2)
+    expected = sparsemax_reference(x, target, None)
+    value, grad, _ = sparsemax.value_grad_hess(x, target, reduction="none")
+    bound = 64 * float(np.finfo(dtype).eps)
+    assert (np.abs(value - expected[0]) <= bound * expected[3]).all()
+    np.testing.assert_allclose(grad, expected[1], rtol=0, atol=bound)
+
+
+@pytest.mark.parametrize("length", [3, 65, 100_000])
+@pytest.mark.parametrize("order", ["C", "F"])
+@BY_DTYPE
+def test_sparsemax_of_infinities(dtype, order, length):
+    x = np.zeros((6, length), dtype, order)
+    x[0, 1] = x[1, 1] = x[2, :2] = np.inf
+    x[3] = -np.inf
+    x[4, :2] = [-np.inf, 9]
+    x[5, 1:] = -np.inf
+    value, grad, hess = sparsemax.value_grad_hess(x, [1, 0, 0, 0, 0, 0], reduction="none")
+    np.testing.assert_array_equal(value[[0, 1, 3, 4, 5]], [0, np.inf, np.nan, np.inf, 0])
+    miss = np.zeros(length)
+    miss[:2] = [-1, 1]
+    np.testing.assert_array_equal(grad[[0, 1, 4, 5]], [0 * miss, miss, miss, 0 * miss])
+    assert np.isnan(grad[3]).all()
+    assert np.isnan(hess[3]).all()
+    assert not hess[[0, 1, 4, 5]].any()
+
+
+@pytest.mark.parametrize("there", [(), ("class_weight",)], ids=str)
+def test_sparsemax_derivatives_are_those_of_its_value(there):
+    """Which is declared, as a sum without cancellation, beside what is differentiated."""
+    pytest.importorskip("mpmath")
+    formula = sparsemax.formula
+    traced = formula.trace(formula.choice({}, there))
+    for seed, spread in enumerate((0.1, 0.4, 1, 4)):
+        rng = np.random.default_rng(seed)
+        point = {"logits": (spread * rng.normal(size=6)).tolist(), "target": seed, "class_weight": [0.5, 2, 1.5, 3, 1, 1]}
+        point = {name: x for name, x in point.items() if name in traced.inputs}
+        exact, numerical = oracle.evaluate(traced, point, []), oracle.differentiate(traced, point, [])
+        for role in ("grad_logits", "hess_logits"):
+            mine = [float(x) for x in exact[role]]
+            mine[seed] += float(exact[f"label_{role}"])
+            np.testing.assert_allclose(mine, [float(x) for x in numerical[role]], rtol=1e-14, atol=1e-14, err_msg=role)
+
+
+@pytest.mark.parametrize("length", [2, 10, 100])
+@BY_DTYPE
+def test_sparsemax_is_not_negative_and_0_beyond_its_margin(dtype, length):
+    rng = np.random.default_rng(0)
+    x = (rng.normal(size=(20_000, length)) * 10.0 ** rng.uniform(-6, 1, (20_000, 1)) + rng.normal(size=(20_000, 1))).astype(
+        dtype
+    )
+    target = rng.integers(0, length, 20_000)
+    rest = np.where(np.arange(length) == target[:, None], -np.inf, x).max(1)
+    x[::4, :][np.arange(5000), target[::4]] = np.ceil(rest[::4]) + 2
+    value, grad = sparsemax.value_and_grad(x, target, reduction="none")
+    assert value.min() >= 0
+    assert not value[::4].any()
+    assert not grad[::4].any()
+    assert (value[1::4] > 0).mean() > 0.9

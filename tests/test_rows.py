@@ -4,6 +4,7 @@ import re
 from collections import namedtuple
 
 import numpy as np
+import peers
 import pytest
 import twin
 
@@ -26,10 +27,11 @@ from fastloss.formula import (
     power,
     sqrt,
     tanh,
+    where,
 )
 from fastloss.formula.graph import FOLDS, INT, ROW, Graph
 from fastloss.formula.program import NUMBERS, OUTPUTS, Program
-from fastloss.formula.rows import dot, largest, length, logsumexp, mean, norm2, pick, total
+from fastloss.formula.rows import below_peak, dot, iterate, largest, length, logsumexp, mean, norm2, pick, total
 
 ROWS, LENGTH = 5, 7
 
@@ -130,6 +132,18 @@ def contrastive(x, y, same, margin):
 @sample("x")
 def average(x):
     return mean(x)
+
+
+def toward_one(x, t):
+    """A Newton step toward where what exceeds it sums to 1."""
+    return t + (total(maximum(x - t, 0)) - 1) / total(where(x > t, 1, 0))
+
+
+@sample("logits", target=Class(), temperature=(Positive(1.0), 1.7))
+def sparsemax(logits, target, temperature):
+    below = below_peak(logits / temperature)[0]
+    chances = maximum(below - iterate(below, -1, toward_one), 0)
+    return 0.5 * (total(chances * chances) + 1) - pick(below, target) + iterate(below, -1, toward_one)
 
 
 def draw(formula, rng, rows, columns):
@@ -236,6 +250,9 @@ def torch_twins():
     def average(x):
         return x.mean()
 
+    def sparsemax(logits, target, temperature):
+        return peers.sparsemax_martins(logits / temperature, target)
+
     return {name: function for name, function in locals().items() if name in SAMPLES}
 
 
@@ -289,10 +306,28 @@ class Values:
             return node.args[0]
         if self.folds and node.op == "pick":
             return np.take_along_axis(*map(self, node.args), 1)
+        if self.folds and node.op == "iterate":
+            return self.iterated(node)
         if self.folds and node.op in FOLDS:
             return gather(node.op, self(node.args[0]))
         assert node.args and node.op not in {"input", "parameter", *FOLDS}, f"{node} is not declared"
         return function_of(node.op)(*map(self, node.args))
+
+    def iterated(self, node):
+        held = {"reached": np.full((ROWS, 1), self(node.args[0]), float)}
+        while True:
+            following = Values({}, folds=True)
+            following.known = self.known | {id(node): held["reached"]}
+            held["following"] = following(node.graph.loops[id(node)])
+            if not rises(held, "reached", "following"):
+                return held["reached"]
+
+
+def rises(held, number, following):
+    """Let each row's number be what follows if that is greater; whether one is."""
+    before = held[number]
+    held[number] = np.where(held[following] > before, held[following], before)
+    return (held[number] > before).any()
 
 
 def constants(traced, vector, columns):
@@ -328,9 +363,13 @@ def run_nodes(program, arrays, vector):
 
     for step, here in zip(program.steps, program.passes, strict=True):
         compute(step.reads, step.writes)
-        compute(here.rows | here.numbers, here.writes)
-        for fold, name in here.folds.items():
-            found[fold] = gather(program.numbers[fold].op, found[name])
+        while True:
+            compute(here.rows | here.numbers, here.writes)
+            for fold, name in here.folds.items():
+                found[fold] = gather(program.numbers[fold].op, found[name])
+            compute(here.again.reads, here.again.writes)
+            if not here.loop or not rises(found, *here.loop):
+                break
     return found
 
 
@@ -342,7 +381,7 @@ def compiled(program):
         python = re.sub(r"cdef void (\w+)\(.+", r"def \1(count, arrays, uniforms):", python)
         scope |= {f"{op}_f64": function_of(op) for op in re.findall(r"(\w+)_f64\((?!count)", python)}
         exec(re.sub(r"cdef \w+ |<double>", "", python), scope)
-        kind, k = re.search(r"(step|along|across)(\d+)_f64$", name).groups()
+        kind, k = re.search(r"(step|along|across|again)(\d+)_f64$", name).groups()
         found[kind, int(k)] = scope[name]
     return found
 
@@ -366,12 +405,23 @@ def run_along(program, arrays, vector):
     for k, folds in enumerate(layout["folds"]):
         if ("step", k) in kernels:
             kernels["step", k](ROWS, [held[c][:, 0] for c in layout["step"][k]], uniforms)
-        for r in range(ROWS):
-            if ("along", k) in kernels:
-                kernels["along", k](LENGTH, [held[c][r] for c in layout["along"][k]], uniforms)
-            for is_sum, fold, element in folds:
-                held[fold][r] = np.sum(held[element][r]) if is_sum else np.max(held[element][r])
+        while True:
+            for r in range(ROWS):
+                if ("along", k) in kernels:
+                    kernels["along", k](LENGTH, [held[c][r] for c in layout["along"][k]], uniforms)
+                for is_sum, fold, element in folds:
+                    held[fold][r] = np.sum(held[element][r]) if is_sum else np.max(held[element][r])
+            if not repeats(layout, k, held, kernels, uniforms):
+                break
     return {name: held[code] for name, code in codes.items()}
+
+
+def repeats(layout, k, held, kernels, uniforms):
+    """What the engine does after a pass; whether it does the pass once more."""
+    if not layout["loops"][k]:
+        return False
+    kernels["again", k](ROWS, [held[c][:, 0] for c in layout["again"][k]], uniforms)
+    return rises(held, *layout["loops"][k])
 
 
 def run_across(program, arrays, vector):
@@ -380,12 +430,15 @@ def run_across(program, arrays, vector):
     for k, folds in enumerate(layout["folds"]):
         if ("step", k) in kernels:
             kernels["step", k](ROWS, [held[c][:, 0] for c in layout["step"][k]], uniforms)
-        for is_sum, fold, _ in folds:
-            held[fold][:] = 0 if is_sum else -np.inf
-        for j in range(LENGTH):
-            tiles = [held[c][:, 0 if NUMBERS <= c < OUTPUTS else j] for c in layout["across"][k]]
-            if ("across", k) in kernels:
-                kernels["across", k](ROWS, tiles, uniforms)
+        while True:
+            for is_sum, fold, _ in folds:
+                held[fold][:] = 0 if is_sum else -np.inf
+            for j in range(LENGTH):
+                tiles = [held[c][:, 0 if NUMBERS <= c < OUTPUTS else j] for c in layout["across"][k]]
+                if ("across", k) in kernels:
+                    kernels["across", k](ROWS, tiles, uniforms)
+            if not repeats(layout, k, held, kernels, uniforms):
+                break
     return {name: held[code] for name, code in codes.items()}
 
 
@@ -428,7 +481,7 @@ def test_kernels_declare_what_they_name(name):
         uniform = re.findall(r"cdef float (\w+) = <float>uniforms\[\d+\]", head)
         declared = [*(tile for tile, _ in tiles), *local, *uniform]
         assert len(set(declared)) == len(declared), kernel
-        named = set(re.findall(r"(?<![\w.])[A-Za-z_]\w*\b(?!\()", loop)) - {"i", "float", "INFINITY"}
+        named = set(re.findall(r"(?<![\w.])[A-Za-z_]\w*\b(?!\()", loop)) - {"i", "float", "INFINITY", "NAN"}
         assert named == set(declared), kernel
 
 
@@ -516,6 +569,38 @@ def test_the_derivative_of_norm2_at_zero():
     assert derivatives(size, [3.0, -4.0])[0] == [0.6, -0.8]
 
 
+def test_iterate_ends_where_its_number_no_longer_rises():
+    def count_up(x, t):
+        return minimum(t + 1, total(x))
+
+    assert in_doubles(lambda x: iterate(x, -2, count_up), [2.0, 1.25], [0.5], [-9.0]) == [3.25, 0.5, -9.0]
+    assert in_doubles(lambda x: iterate(x, 5, count_up), [2.0]) == [2.0]  # the last step is taken, also if it falls
+    assert np.isnan(in_doubles(lambda x: iterate(x, 0, count_up), [np.nan])[0])
+
+
+def test_the_derivative_of_iterate_is_that_of_its_last_step():
+    def threshold(x):
+        return iterate(x, -1, toward_one)
+
+    assert derivatives(threshold, [0.5, 0.25, -3.0]) == ([0.5, 0.5, 0.0], [0.0, 0.0, 0.0])
+
+
+def test_a_step_of_iterate_must_give_a_number_in_one_pass():
+    x = symbols()[0]
+    for step in (lambda x, t: x - t, lambda x, t: 3.0, lambda x, t: "t", lambda x, t: x.graph.literal(1)):
+        with pytest.raises(FormulaError, match="the step of iterate must give a number of the row"):
+            iterate(x, 0, step)
+    for step in (
+        lambda x, t: total(maximum(x - total(x * t), 0) * x),
+        lambda x, t: total(maximum(x - total(maximum(x, t)), 0)),
+        lambda x, t: total(maximum(x - exp(t), 0)),
+        lambda x, t: iterate(maximum(x - t, 0), t, toward_one),
+    ):
+        s = define(eval("lambda x: iterate(x, 0, step)", globals() | {"step": step}), "x")
+        with pytest.raises(FormulaError, match="the step of iterate must fold elements made of its number"):
+            Program(s.traced, ["value"])
+
+
 # --- stages -----------------------------------------------------------------------------------------------------------------
 
 
@@ -534,6 +619,16 @@ def test_folds_that_do_not_wait_share_a_pass():
     assert folds_by_pass("average", "v") == [["total"], []]
     assert folds_by_pass("average", "g") == [["total"], []]  # for the sake of a NaN alone
     assert folds_by_pass("kurtosis", "v") == [["total"], ["total"], ["total"], []]
+
+
+def test_a_loop_has_a_pass_of_its_own():
+    for want in WANTS:
+        s = SAMPLES["sparsemax"]
+        program = Program(s.traced, s.formula.roles(want))
+        loops = [sorted(program.numbers[fold].op for fold in here.folds) for here in program.passes if here.loop]
+        assert loops == [["total"] * 2] * 2
+        assert [bool(again) for again in program.layout()["again"]] == [bool(here.loop) for here in program.passes]
+    assert folds_by_pass("sparsemax", "v") == [["shift"], ["total"] * 2, ["total"] * 2, ["total"], []]
 
 
 def test_exponentials_are_kept():

@@ -164,7 +164,7 @@ def tiles_text(formulas):
 
 def check_room(name, program, layout):
     """Whether the engine's fixed tables (rows.pxi) hold the program."""
-    loops = [*layout["step"], *layout["along"], *layout["across"]]
+    loops = [*layout["step"], *layout["along"], *layout["across"], *layout["again"]]
     for what, count, most in (
         ("inputs", len(program.traced.inputs) + len(program.traced.directions), 8),
         ("rows", len(layout["rows"]), 40),
@@ -188,7 +188,7 @@ def tilework():
     for real, c_real in c.items():
         rows += [(f"load_{e}_{real}", f"load[{c_e}, {c_real}]") for e, c_e in plain.items()]
         rows += [(f"load_{half}_{real}", f"load_{half}[{c_real}]") for half in ("f16", "bf16")]
-        rows += [(f"{work}_{real}", f"{work}[{c_real}]") for work in ("scale", "weigh", "outside", "times")]
+        rows += [(f"{work}_{real}", f"{work}[{c_real}]") for work in ("scale", "weigh", "outside", "times", "rise")]
         rows += [(f"store_{real}_{real}", f"store[{c_real}]")]
         rows += [
             (f"{work}_{real}", f"{work}_{real}")

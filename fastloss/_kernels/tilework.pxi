@@ -178,6 +178,16 @@ cdef void weigh(const real* tile, const real* weights, double factor, real* targ
         target[i] = (tile[i] * weights[i] * by) if weights[i] != 0 else <real>0
 
 
+cdef bint rise(real* numbers, const real* following, Py_ssize_t count) noexcept nogil:
+    """Let each number be what follows if that is greater; whether one is."""
+    cdef Py_ssize_t i
+    cdef int32_t risen = 0
+    for i in range(count):
+        risen |= following[i] > numbers[i]
+        numbers[i] = following[i] if following[i] > numbers[i] else numbers[i]
+    return risen
+
+
 cdef Py_ssize_t outside(const real* tile, double low, double high, bint nan_is_outside, Py_ssize_t count) noexcept nogil:
     """The first element that is not in [low, high], or `count`."""
     cdef real least = <real>low

@@ -3,6 +3,7 @@
 It knows no overflow and no rounding to speak of, so it says what the kernels should have said. mpmath is imported on use.
 """
 
+import copy
 import operator
 
 from .graph import COMPARISONS, ELEMENT, FOLDS, INT, walk
@@ -112,10 +113,23 @@ class Point:
     def fold(self, node):
         if node.op == "pick":
             return self.value(node.args[0], self.value(node.args[1], 0))
+        if node.op == "iterate":
+            return self.iterated(node)
         elements = [self.value(node.args[0], j) for j in range(self.length)]
         if any(map(self.mp.isnan, elements)):
             return self.mp.nan
         return self.mp.fsum(elements) if node.op == "total" else max(elements)
+
+    def iterated(self, node):
+        step = node.graph.loops[id(node)]
+        following = self.value(node.args[0], 0)
+        reached = -self.mp.inf
+        while following > reached:
+            reached = following
+            at = copy.copy(self)
+            at.known = self.known | {id(node): reached}
+            following = at.value(step, 0)
+        return reached
 
 
 def _quotient(mp, a, b):

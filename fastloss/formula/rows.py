@@ -119,6 +119,21 @@ def _at(node, label, memo):
     return memo[id(node)]
 
 
+def iterate(x, start, step):
+    """The number of the row that `t = step(x, t)` comes to when it is repeated from `start` on for as long as it rises.
+
+    A step may fold the row, in one pass. The derivative is that of the last step alone: for a Newton step at its root that is the
+    implicit one. Second derivatives take the step's own derivative not to vary with `t`, as where it is linear in pieces.
+    """
+    graph = x.graph
+    # Numbered: what tells two loops from the same start apart is made only now.
+    node = graph.node("iterate", graph.literal(start), len(graph.loops), level=ROW)
+    graph.loops[id(node)] = last = step(x, node)
+    if not isinstance(last, Symbol) or last.level != ROW:
+        raise FormulaError(f"the step of iterate must give a number of the row made of the one before, got {last!r}")
+    return last
+
+
 # --- derivatives ------------------------------------------------------------------------------------------------------------
 
 
