@@ -9,6 +9,7 @@ import pytest
 import fastloss as fl
 from fastloss.formula import oracle
 from fastloss.losses.classification import cross_entropy, sparsemax
+from fastloss.losses.distributions import wasserstein_1d
 
 from . import inputs
 
@@ -810,3 +811,79 @@ def test_sparsemax_is_not_negative_and_0_beyond_its_margin(dtype, length):
     assert not value[::4].any()
     assert not grad[::4].any()
     assert (value[1::4] > 0).mean() > 0.9
+
+
+# --- running sums --------------------------------------------------------------------------------------------------------
+
+
+def two_rows_of_probabilities(shape, dtype=np.float64, seed=0):
+    rng = np.random.default_rng(seed)
+    return [rng.dirichlet(np.ones(shape[1]), shape[0]).astype(dtype) for _ in range(2)]
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 63, 64, 65, 1023, 1024, 1025, 2100, 70_000])
+@pytest.mark.parametrize("order", ["C", "F"])
+@BY_DTYPE
+def test_wasserstein_is_a_sum_of_cumulative_sums(dtype, order, length):
+    pred, target = (np.asarray(a, order=order) for a in two_rows_of_probabilities((20, length), dtype))
+    sums = np.cumsum((pred - target).astype(np.float64), 1)[:, :-1]
+    value, (grad, other), hess = wasserstein_1d.value_grad_hess(pred, target, reduction="none")
+    steps = np.concatenate([np.sign(sums), np.zeros((20, 1))], 1)
+    assert value.dtype == dtype
+    # NumPy sums up one element after the other, in double, as do long rows side by side, in their own precision.
+    bound = 8 * float(np.finfo(dtype).eps) * (np.sqrt(length) if order == "F" or dtype == "float64" else 1)
+    np.testing.assert_allclose(value, np.abs(sums).sum(1), rtol=bound)
+    np.testing.assert_array_equal(grad, np.cumsum(steps[:, ::-1], 1)[:, ::-1])
+    np.testing.assert_array_equal(other, -grad)
+    assert not np.any(hess)
+
+
+def test_wasserstein_of_rows_that_agree_or_do_not_sum_to_1():
+    x = two_rows_of_probabilities((7, 100))[0]
+    value, grad = wasserstein_1d.value_and_grad(x, x, reduction="none")
+    assert not value.any()
+    assert not np.any(grad)
+    assert wasserstein_1d([0.5, 0.5, 0.0], [0.0, 0.5, 0.5]) == 1
+    assert wasserstein_1d([0.5, 0.5, 1.0], [0.5, 0.5, 0.0]) == 0
+    assert wasserstein_1d([0.5, 0.5, 0.0], [0.25, 0.5, 0.0]) == 0.5
+    assert wasserstein_1d([0.5], [0.75]) == 0
+
+
+@pytest.mark.parametrize("shape", [(40_000, 3), (3000, 65), (3, 200_001), (1, 70_000)], ids=str)
+@BY_DTYPE
+def test_running_sums_do_not_depend_on_the_number_of_threads(dtype, shape):
+    arrays = two_rows_of_probabilities(shape, dtype)
+    before = fl.get_num_threads()
+    try:
+        found = []
+        for threads in (1, 2, 3):
+            fl.set_num_threads(threads)
+            found.append(wasserstein_1d.value_and_grad(*arrays, reduction="none"))
+        for value, grads in found[1:]:
+            inputs.assert_same((value, *grads), (found[0][0], *found[0][1]))
+    finally:
+        fl.set_num_threads(before)
+    alone = wasserstein_1d.value_and_grad(*(a[-1] for a in arrays), reduction="none")
+    assert alone[0] == found[0][0][-1]
+    inputs.assert_same(alone[1], tuple(grad[-1] for grad in found[0][1]))
+
+
+@pytest.mark.parametrize("length", [3, 65, 1025])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_a_nan_takes_its_whole_row_of_running_sums(order, length):
+    pred, target = (np.asarray(a, order=order) for a in two_rows_of_probabilities((9, length)))
+    expected = wasserstein_1d.value_and_grad(pred, target, reduction="none")
+    pred[4, 1] = np.nan
+    value, grads = wasserstein_1d.value_and_grad(pred, target, reduction="none")
+    rest = np.arange(9) != 4
+    assert np.isnan(value[4])
+    assert all(np.isnan(grad[4]).all() for grad in grads)
+    inputs.assert_same((value[rest], *(g[rest] for g in grads)), (expected[0][rest], *(g[rest] for g in expected[1])))
+
+
+def test_running_sums_of_single_precision_are_carried_in_double():
+    """A carry in float32 would lose each of these after the first."""
+    pred = np.full((1, 100_000), 2.0**-30, np.float32)
+    pred[0, 0] = 1
+    value = wasserstein_1d(pred, np.zeros_like(pred), reduction="none")
+    np.testing.assert_allclose(value, 99_999 + 2.0**-30 * 99_998 * 99_999 / 2, rtol=1e-7)

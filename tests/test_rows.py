@@ -29,9 +29,23 @@ from fastloss.formula import (
     tanh,
     where,
 )
-from fastloss.formula.graph import FOLDS, INT, ROW, Graph
+from fastloss.formula.graph import FOLDS, INT, ROW, RUNS, Graph
 from fastloss.formula.program import NUMBERS, OUTPUTS, Program
-from fastloss.formula.rows import below_peak, dot, iterate, largest, length, logsumexp, mean, norm2, pick, total
+from fastloss.formula.rows import (
+    below_peak,
+    dot,
+    following,
+    iterate,
+    largest,
+    length,
+    logsumexp,
+    mean,
+    norm2,
+    pick,
+    preceding,
+    running,
+    total,
+)
 
 ROWS, LENGTH = 5, 7
 
@@ -146,6 +160,12 @@ def sparsemax(logits, target, temperature):
     return 0.5 * (total(chances * chances) + 1) - pick(below, target) + iterate(below, -1, toward_one)
 
 
+@sample("x", "y", power=(Positive(1.0), 1.6))
+def earth_movers(x, y, power):
+    p, q = exp(x) / total(exp(x)), exp(y) / total(exp(y))
+    return dot(exp(-power * running(p)), sqrt(1 + preceding(q - p) * following(p)))
+
+
 def draw(formula, rng, rows, columns):
     """Arrays inside the inputs' domains: (rows, columns), or (rows, 1) for a number of the row."""
     found = {}
@@ -250,6 +270,11 @@ def torch_twins():
     def average(x):
         return x.mean()
 
+    def earth_movers(x, y, power):
+        p, q = torch.softmax(x, 0), torch.softmax(y, 0)
+        until = p.cumsum(0)
+        return (torch.exp(-power * until) * torch.sqrt(1 + (q.cumsum(0) - q - until + p) * (1 - until))).sum()
+
     def sparsemax(logits, target, temperature):
         return peers.sparsemax_martins(logits / temperature, target)
 
@@ -289,6 +314,13 @@ def gather(op, elements):
     return np.sum(elements, 1, keepdims=True) if op == "total" else np.max(elements, 1, keepdims=True)
 
 
+def summed(op, elements):
+    """What precedes or follows each element of a row, added up."""
+    ordered = elements[:, ::-1] if op == "following" else elements
+    sums = np.cumsum(ordered, 1) - ordered
+    return sums[:, ::-1] if op == "following" else sums
+
+
 class Values:
     """Nodes in NumPy, from known ones: (rows, columns), (rows, 1) or a scalar. Leaves that are not known must not be needed."""
 
@@ -310,7 +342,10 @@ class Values:
             return self.iterated(node)
         if self.folds and node.op in FOLDS:
             return gather(node.op, self(node.args[0]))
-        assert node.args and node.op not in {"input", "parameter", *FOLDS}, f"{node} is not declared"
+        if self.folds and node.op in RUNS:
+            whole = np.broadcast_shapes(*map(np.shape, self.known.values()))
+            return summed(node.op, np.broadcast_to(self(node.args[0]), whole))
+        assert node.args and node.op not in {"input", "parameter", *FOLDS, *RUNS}, f"{node} is not declared"
         return function_of(node.op)(*map(self, node.args))
 
     def iterated(self, node):
@@ -370,6 +405,7 @@ def run_nodes(program, arrays, vector):
             compute(here.again.reads, here.again.writes)
             if not here.loop or not rises(found, *here.loop):
                 break
+        found |= {name: summed(op, found[name]) for name, op in here.runs.items()}
     return found
 
 
@@ -413,6 +449,8 @@ def run_along(program, arrays, vector):
                     held[fold][r] = np.sum(held[element][r]) if is_sum else np.max(held[element][r])
             if not repeats(layout, k, held, kernels, uniforms):
                 break
+        for element, backwards in layout["runs"][k]:
+            held[element] = summed("following" if backwards else "preceding", held[element])
     return {name: held[code] for name, code in codes.items()}
 
 
@@ -439,14 +477,16 @@ def run_across(program, arrays, vector):
                     kernels["across", k](ROWS, tiles, uniforms)
             if not repeats(layout, k, held, kernels, uniforms):
                 break
+        for element, backwards in layout["runs"][k]:
+            held[element] = summed("following" if backwards else "preceding", held[element])
     return {name: held[code] for name, code in codes.items()}
 
 
 def test_the_slow_twin_reads_nothing_undeclared():
     x, c, y = symbols()
-    for node in (exp(x), exp(c), total(x) + 1, largest(x), pick(x, y)):
+    for node in (exp(x), exp(c), total(x) + 1, largest(x), pick(x, y), preceding(x), following(x) + x):
         with pytest.raises(AssertionError, match="is not declared"):
-            Values({x: 1.0} if node.op in FOLDS or node.level == ROW else {})(node)
+            Values({x: 1.0} if node.op in {*FOLDS, *RUNS} or node.level == ROW else {})(node)
     assert Values({total(x): 2.0})(total(x) + 1) == 3
 
 
@@ -567,6 +607,75 @@ def test_the_derivative_of_norm2_at_zero():
 
     assert derivatives(size, [0.0, 0.0])[0] == [0.0, 0.0]
     assert derivatives(size, [3.0, -4.0])[0] == [0.6, -0.8]
+
+
+def test_running_sums_take_out_what_is_the_same_for_the_row():
+    x, c, y = symbols()
+    assert preceding(c * x) is c * preceding(x)
+    assert following(-x) is -following(x)
+    assert preceding(2 * x) is 2 * preceding(x)
+    assert following(c) is c * following(c.graph.literal(1.0))
+    assert preceding(x.graph.literal(0)).is_literal(0)
+    assert preceding(x * x).op == "preceding"
+    with pytest.raises(FormulaError, match=r"pick must be of what an element has of its own, got preceding"):
+        pick(x + preceding(x), y)
+    with pytest.raises(FormulaError, match=r"following must be of what a row formula computes, got 2"):
+        following(2)
+
+
+def test_running_sums():
+    def weighted_by_place(x):
+        return total(running(x) * preceding(x.graph.literal(1)))
+
+    assert in_doubles(weighted_by_place, [3.0, 5.0, -7.0], [2.0]) == [8.0 + 2 * 1.0, 0.0]
+    assert in_doubles(lambda x: largest(following(x)), [3.0, 5.0, -7.0], [-2.0]) == [0.0, 0.0]
+    assert derivatives(weighted_by_place, [3.0, 5.0, -7.0]) == ([3.0, 3.0, 2.0], [0.0, 0.0, 0.0])
+
+
+def inner_runs(x):
+    return total(exp(following(x * x) / 9))
+
+
+def runs_of_runs(x):
+    return dot(exp(x), preceding(mean(x) * running(x * x)) - following(x * preceding(x)))
+
+
+def folds_of_runs_of_folds(x):
+    return norm2(preceding(x / norm2(x) + 0.5) - x) / largest(1 + running(x * x))
+
+
+@pytest.mark.parametrize("function", [inner_runs, runs_of_runs, folds_of_runs_of_folds])
+@pytest.mark.parametrize("columns", [1, 2, 5])
+def test_derivatives_through_running_sums(function, columns):
+    pytest.importorskip("mpmath")
+    point = np.random.default_rng(columns).normal(size=columns).tolist()
+    s = define(function, "x")
+    numerical = oracle.differentiate(s.traced, {"x": point}, [])
+    for mine, exact in zip(derivatives(function, point), numerical.values(), strict=True):
+        np.testing.assert_allclose(mine, [float(e) for e in exact], rtol=1e-14, atol=1e-14)
+
+
+@pytest.mark.parametrize("function", [inner_runs, runs_of_runs, folds_of_runs_of_folds])
+def test_products_with_the_hessian_go_through_running_sums(function):
+    mpmath = pytest.importorskip("mpmath")
+    x, vector = np.random.default_rng(4).normal(size=(2, 5)).tolist()
+    formula = RowFormula.define(function, differentiable=["x"], curvature=True)
+    traced = formula.trace(formula.choice({}))
+    product = oracle.evaluate(traced, {"x": x, "vector": vector}, [])["hvp_x"]
+    with mpmath.workdps(3 * oracle.DIGITS):
+        along = lambda s: oracle.Point(traced, {"x": [a + s * v for a, v in zip(x, vector, strict=True)]}, []).value(  # noqa: E731
+            traced.outputs["value"], 0
+        )
+        assert float(mpmath.fdot(product, vector)) == pytest.approx(float(mpmath.diff(along, 0, 2)), rel=1e-14)
+
+
+def test_second_derivatives_that_running_sums_do_not_have():
+    for function in (
+        lambda x, y: norm2(preceding(exp(following(x * preceding(x * x))))),
+        lambda x, y: total(exp(preceding(exp(pick(x, y) * preceding(x * x))))),
+    ):
+        with pytest.raises(FormulaError, match="second derivatives go through two running sums at most"):
+            define(function, "x", y=Class())
 
 
 def test_iterate_ends_where_its_number_no_longer_rises():

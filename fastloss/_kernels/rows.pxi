@@ -10,6 +10,7 @@ cdef extern from *:
 cdef enum:
     MAX_STAGES = 8
     MAX_FOLDS = 24
+    MAX_RUNS = 8
     MAX_LOOP_ARRAYS = 64
     MAX_ROWS = 40
     # Of a call: arrays of rows, and of numbers of the row.
@@ -41,6 +42,11 @@ cdef struct Fold:
     short number
     short row
 
+cdef struct Run:
+    # Elements that become the sums of those before each, or after each.
+    short row
+    bint backwards
+
 cdef struct RowProgram:
     int stages
     Loop[MAX_STAGES] steps
@@ -52,6 +58,8 @@ cdef struct RowProgram:
     short[MAX_STAGES] following
     int[MAX_STAGES] folds_of
     Fold[MAX_STAGES][MAX_FOLDS] folds
+    int[MAX_STAGES] runs_of
+    Run[MAX_STAGES][MAX_RUNS] runs
     int rows
     bint[MAX_ROWS] kept
     int numbers
@@ -336,10 +344,14 @@ cdef void store_tile(const RowJob* job, const Row* row, char** outputs, Py_ssize
 
 
 cdef bint end_pass(const RowJob* job, Row* row, int stage, double* folded) noexcept nogil:
-    """Enter the folds among the row's numbers; whether the pass is to be repeated, the folds empty again."""
+    """Enter the folds among the row's numbers, and sum what runs; whether the pass is to be repeated, the folds empty again."""
+    cdef const Run* run
     cdef int f
     for f in range(job.program.folds_of[stage]):
         put(job.work, <char*>row.numbers + job.program.folds[stage][f].number * job.work.itemsize, folded[f])
+    for f in range(job.program.runs_of[stage]):
+        run = &job.program.runs[stage][f]
+        job.work.run(row.rows[run.row], job.length, run.backwards)
     row.repeats += 1
     if not rises(job, stage, <char*>row.numbers, job.work.itemsize, row.repeats, 1):
         return False
@@ -531,6 +543,15 @@ cdef void finish_values(const RowJob* job, Py_ssize_t chunk, Py_ssize_t first, P
         scatter(&job.value, first, count, values, job.work.itemsize)
 
 
+cdef void run_across(const RowJob* job, const Run* run, char* planes, Py_ssize_t plane, Py_ssize_t n) noexcept nogil:
+    """As `Tilework.run`, for rows side by side."""
+    cdef double[MOST_SIDE_BY_SIDE] sums
+    cdef Py_ssize_t c
+    memset(sums, 0, n * sizeof(double))
+    for c in range(job.length):
+        job.work.run_on(planes + (job.length - 1 - c if run.backwards else c) * plane, sums, n)
+
+
 cdef void across_chunk(void* context, Py_ssize_t chunk) noexcept nogil:
     """A group of rows side by side: the first elements of all, then the second ones ..."""
     cdef const RowJob* job = <const RowJob*>context
@@ -632,6 +653,8 @@ cdef void across_chunk(void* context, Py_ssize_t chunk) noexcept nogil:
             repeats += 1
             if not rises(job, k, numbers, plane, repeats, n):
                 break
+        for f in range(program.runs_of[k]):
+            run_across(job, &program.runs[k][f], rows[program.runs[k][f].row], plane, n)
     work.times(weights, job.factor, scales, n)
     for f in range(program.outputs):
         output = &job.outputs[f]
@@ -754,6 +777,9 @@ cdef class RowPlan:
             program.folds_of[k] = len(layout["folds"][k])
             for f, (is_sum, number, row) in enumerate(layout["folds"][k]):
                 program.folds[k][f] = Fold(is_sum, number - NUMBERS_FROM, row)
+            program.runs_of[k] = len(layout["runs"][k])
+            for f, (row, backwards) in enumerate(layout["runs"][k]):
+                program.runs[k][f] = Run(row, backwards)
         self.others[want] = layout["others"]
         program.rows = len(layout["rows"])
         for k, (_, kept) in enumerate(layout["rows"]):

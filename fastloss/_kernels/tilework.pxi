@@ -42,6 +42,8 @@ cdef extern from "lanes.h" nogil:
     double largest_f64(const double*, Py_ssize_t)
     Py_ssize_t first_largest_f32(const float*, Py_ssize_t)
     Py_ssize_t first_largest_f64(const double*, Py_ssize_t)
+    void run_f32(float*, Py_ssize_t, int)
+    void run_f64(double*, Py_ssize_t, int)
     void stream_f32(const float*, double, float*, Py_ssize_t)
     void stream_f64(const double*, double, double*, Py_ssize_t)
 
@@ -176,6 +178,16 @@ cdef void weigh(const real* tile, const real* weights, double factor, real* targ
     cdef real by = <real>factor
     for i in range(count):
         target[i] = (tile[i] * weights[i] * by) if weights[i] != 0 else <real>0
+
+
+cdef void run_on(real* numbers, double* sums, Py_ssize_t count) noexcept nogil:
+    """Let each number be the sum so far, and add what it was to the sum."""
+    cdef Py_ssize_t i
+    cdef double before
+    for i in range(count):
+        before = sums[i]
+        sums[i] = before + numbers[i]
+        numbers[i] = <real>before
 
 
 cdef bint rise(real* numbers, const real* following, Py_ssize_t count) noexcept nogil:

@@ -11,6 +11,8 @@ REAL, INT, BOOL = "real", "int", "bool"
 CALL, ROW, ELEMENT = range(3)
 # What makes one number of a row's elements; to derivatives each is a symbol of its own (see rows.py).
 FOLDS = {"total", "largest", "shift", "pick", "iterate"}
+# What makes of each element a sum of those on one side of it, and its mirror image.
+RUNS = {"preceding": "following", "following": "preceding"}
 
 COMPARISONS = {"<": "lt", "<=": "le", ">": "gt", ">=": "ge", "==": "eq", "!=": "ne"}
 

@@ -6,7 +6,7 @@ It knows no overflow and no rounding to speak of, so it says what the kernels sh
 import copy
 import operator
 
-from .graph import COMPARISONS, ELEMENT, FOLDS, INT, walk
+from .graph import COMPARISONS, ELEMENT, FOLDS, INT, RUNS, walk
 from .primitives import TABLE
 
 DIGITS = 50
@@ -97,6 +97,11 @@ class Point:
             return mp.mpf(self.length)
         if node.op in FOLDS:
             return self.fold(node)
+        if node.op in RUNS:
+            elements = [
+                self.value(node.args[0], i) for i in (range(j) if node.op == "preceding" else range(j + 1, self.length))
+            ]
+            return mp.nan if any(map(mp.isnan, elements)) else mp.fsum(elements)
         if node.op == "where":  # the branch not taken need not have a value
             condition, a, b = node.args
             return self.value(a if self.value(condition, j) else b, j)

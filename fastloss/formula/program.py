@@ -10,7 +10,7 @@ A loop (`iterate`) is one pass that is repeated: after each time a step of its o
 from dataclasses import dataclass, field
 
 from .emit import cost, loop_text, uniforms
-from .graph import BOOL, ELEMENT, FOLDS, REAL, ROW, FormulaError, combine, walk
+from .graph import BOOL, ELEMENT, FOLDS, REAL, ROW, RUNS, FormulaError, combine, walk
 from .primitives import maximum
 from .rows import ALONG
 
@@ -28,12 +28,16 @@ class Step:
 
 @dataclass
 class Pass:
-    """Elements from elements and numbers of the row, by name; `folds` names for each fold the elements that go into it."""
+    """Elements from elements and numbers of the row, by name.
+
+    `folds` names for each fold the elements that go into it, `runs` what becomes of the elements of that name: a running sum.
+    """
 
     rows: dict = field(default_factory=dict)
     numbers: dict = field(default_factory=dict)
     writes: dict = field(default_factory=dict)
     folds: dict = field(default_factory=dict)
+    runs: dict = field(default_factory=dict)
     again: Step = field(default_factory=Step)
     loop: tuple = ()  # of a pass that is repeated, two numbers: what rises, and by `again` what it rises to
 
@@ -56,9 +60,11 @@ class Program:
         self.numbers |= self.picks
         self._names = {id(node): name for name, node in (self.rows | self.numbers).items()}
         self.steps, self.passes = [], []
-        for folds, loop in _stages(outputs.values()):
-            self._step([fold.args[0] for fold in folds])
-            self._pass([(None, fold.args[0]) for fold in folds])
+        for stage, loop in _stages(outputs.values()):
+            folds, runs = [n for n in stage if n.op in FOLDS], [n for n in stage if n.op in RUNS]
+            self._step([node.args[0] for node in stage])
+            self._pass([*((None, fold.args[0]) for fold in folds), *((None, run) for run in runs)])
+            self.passes[-1].runs = {self._names[id(run)]: run.op for run in runs}
             self.passes[-1].folds = {self._name(self.numbers, fold, fold.op): self._names[id(fold.args[0])] for fold in folds}
             if loop is not None:
                 self._repeat(loop)
@@ -93,7 +99,8 @@ class Program:
             if role:
                 here.writes[role] = node
             elif id(node) not in self._names:
-                here.writes[self._name(self.rows, node, "element")] = node
+                is_run = node.op in RUNS
+                here.writes[self._name(self.rows, node, node.op if is_run else "element")] = node.args[0] if is_run else node
         used = self._used(there | self.numbers, here.writes.values())
         here.rows = {name: node for name, node in used.items() if name in there}
         here.numbers = {name: node for name, node in used.items() if name not in there}
@@ -145,6 +152,7 @@ class Program:
             "numbers": list(self.numbers),
             "picks": [(code[name], code[node.args[0].args[0]]) for name, node in self.picks.items()],
             "folds": [[(self.numbers[f].op == "total", code[f], code[e]) for f, e in p.folds.items()] for p in self.passes],
+            "runs": [[(code[name], op == "following") for name, op in here.runs.items()] for here in self.passes],
             "loops": [tuple(code[name] for name in here.loop) for here in self.passes],
             "outputs": list(self.passes[-1].writes),
             "others": {name: list(self.numbers).index(name) for name in self.traced.others if name in self.numbers},
@@ -175,7 +183,7 @@ class Program:
 
 
 def _stages(outputs):
-    """The folds that the outputs need, those together that can share one pass over the row, and the loop that repeats it or None.
+    """The folds and running sums that the outputs need, those together that can share one pass over the row, and its loop or None.
 
     `pick` takes no pass, a loop has one of its own.
     """
@@ -192,7 +200,7 @@ def _stages(outputs):
             if node.op == "iterate":
                 before = [*before, *_inside_loop(node)[1]]
                 measure(before)
-            is_pass = node.op in FOLDS and node.op != "pick"
+            is_pass = node.op in RUNS or (node.op in FOLDS and node.op != "pick")
             depth[id(node)] = max((depth[id(a)] for a in before), default=0) + (is_pass and id(node) not in inside)
             if is_pass and node.op != "iterate":
                 loop = inside.get(id(node))
@@ -209,12 +217,12 @@ def _inside_loop(loop):
     for node in walk([loop.graph.loops[id(loop)]], stop=[loop]):
         if any(id(a) in moving for a in node.operands):
             moving.add(id(node))
-            if node.op in FOLDS:
+            if node.op in FOLDS or node.op in RUNS:
                 folds.append(node)
         elif node is not loop:
             still.append(node)
     elements, again = [fold.args[0] for fold in folds], {id(fold) for fold in folds}
-    nested = any(fold.op == "iterate" for fold in folds) or any(id(node) in again for node in walk(elements))
+    nested = any(fold.op in ("iterate", *RUNS) for fold in folds) or any(id(node) in again for node in walk(elements))
     if nested or _numbers_of(elements, [loop, *still]):
         raise FormulaError("the step of iterate must fold elements made of its number, of no fold or other number made of that")
     return folds, still
