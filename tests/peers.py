@@ -38,7 +38,7 @@ def _through_torch(formula, expression, inputs, parameters):
     there = [name for name in formula.differentiable if tensors[name] is not None]
     wanted = [tensors[name].requires_grad_() for name in there]
     names = {"torch": torch, "F": torch.nn.functional}
-    names |= {f.__name__: f for f in (focal_torchvision, asymmetric_ridnik, linear_torch)}
+    names |= {f.__name__: f for f in (focal_torchvision, asymmetric_ridnik, linear_torch, sparsemax_martins)}
     value = eval(expression, names | tensors | parameters)
     gradients = torch.autograd.grad(value.sum(), wanted)
     by_name = {name: g.numpy() for name, g in zip(there, gradients, strict=True)}
@@ -135,6 +135,15 @@ def negative_binomial_scipy(log_mean, target, dispersion):
     return constant + target * np.log(dispersion) - stats.nbinom.logpmf(target, n, 1 / (1 + dispersion * np.exp(log_mean)))
 
 
+def wasserstein_scipy(pred, target):
+    """SciPy's distance of each pair of rows, which share out what one has more than the other at a last point of no length."""
+    stats = pytest.importorskip("scipy.stats")
+    points = np.append(np.arange(pred.shape[1]), pred.shape[1] - 1.0)
+    excess = (pred - target).sum(1)
+    p, t = np.column_stack([pred, np.maximum(-excess, 0)]), np.column_stack([target, np.maximum(excess, 0)])
+    return np.array([stats.wasserstein_distance(points, points, a, b) * a.sum() for a, b in zip(p, t, strict=True)])
+
+
 CLOSED_FORMS = (
     sgd_loss,
     robust_cost,
@@ -142,6 +151,7 @@ CLOSED_FORMS = (
     poisson_closed_form,
     tweedie_closed_form,
     negative_binomial_scipy,
+    wasserstein_scipy,
 )
 
 
@@ -174,3 +184,16 @@ def linear_torch(x, weight, target, bias, class_weight, label_smoothing, z_loss,
     logits = (logits if softcap is None else softcap * torch.tanh(logits / softcap)) / temperature
     entropy = functional.cross_entropy(logits, target, class_weight, label_smoothing=label_smoothing, reduction="none")
     return entropy + z_loss * torch.logsumexp(logits, -1) ** 2
+
+
+def sparsemax_martins(logits, target):
+    """Martins and Astudillo (2016), algorithm 1 and equation 13, in PyTorch: the threshold from the sorted logits."""
+    import torch
+
+    ordered = logits.sort(-1, descending=True).values
+    sums = ordered.cumsum(-1)
+    size = torch.arange(1, logits.shape[-1] + 1)
+    last = (1 + size * ordered > sums).sum(-1, keepdim=True)
+    threshold = (sums.gather(-1, last - 1) - 1) / last
+    inside = torch.where(logits > threshold, logits.square() - threshold.square(), 0.0)
+    return 0.5 + 0.5 * inside.sum(-1) - logits.gather(-1, target[..., None])[..., 0]

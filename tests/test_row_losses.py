@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 
 import fastloss as fl
-from fastloss.losses.classification import cross_entropy
+from fastloss.formula import oracle
+from fastloss.losses.classification import cross_entropy, sparsemax
+from fastloss.losses.distributions import wasserstein_1d
 
 from . import inputs
 
-LOSSES = {"cross_entropy": cross_entropy}
+LOSSES = {"cross_entropy": cross_entropy, "sparsemax": sparsemax}
 # No hyperparameter at its default, and every variant of the formula.
 SETTINGS = {
     "cross_entropy": [
@@ -19,7 +21,8 @@ SETTINGS = {
         {"label_smoothing": 0.375, "z_loss": 0.0, "softcap": None, "temperature": 0.625},
         {"label_smoothing": 0.0, "z_loss": 0.25, "softcap": 2.75, "temperature": 1.0},
         {"label_smoothing": 0.0, "z_loss": 0.0, "softcap": None, "temperature": 1.0},
-    ]
+    ],
+    "sparsemax": [{}],
 }
 BY_LOSS = pytest.mark.parametrize("name", LOSSES)
 BY_DTYPE = pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -88,7 +91,26 @@ def cross_entropy_reference(logits, target, class_weight, *, label_smoothing, z_
     return value.detach().numpy(), x.grad.numpy(), hess, terms, top
 
 
-REFERENCES = {"cross_entropy": cross_entropy_reference}
+def sparsemax_reference(logits, target, class_weight):
+    """The same of sparsemax, by sorting the logits."""
+    x = logits.astype(np.float64)
+    rows, there = np.arange(len(x)), target != IGNORED
+    labels = np.where(there, target, 0)
+    w = there * (np.ones(x.shape[1]) if class_weight is None else class_weight)[labels]
+    ordered = -np.sort(-x, axis=1)
+    sums, size = ordered.cumsum(1), np.arange(1, x.shape[1] + 1)
+    support = (1 + size * ordered > sums).sum(1)
+    threshold = (sums[rows, support - 1] - 1) / support
+    p = np.maximum(x - threshold[:, None], 0)
+    inside = p > 0
+    miss = p.copy()
+    miss[rows, labels] -= 1
+    value = w * (0.5 * (miss**2).sum(1) + np.maximum(threshold - x[rows, labels], 0))
+    hess = w[:, None] * inside * (1 - 1 / support[:, None])
+    return value, w[:, None] * miss, hess, w * (1 + np.abs(x).max(1)), w[:, None]
+
+
+REFERENCES = {"cross_entropy": cross_entropy_reference, "sparsemax": sparsemax_reference}
 
 
 def assert_near(results, expected, weights, factor, dtype):
@@ -718,3 +740,150 @@ def test_numpys_error_state_does_not_matter(name):
             arrays["logits"][3] = np.inf
             arrays["logits"][5] *= 1e30
             call(name, arrays)
+
+
+# --- loops ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("length", [2, 3, 63, 65, 1025, 5000])
+@pytest.mark.parametrize("order", ["C", "F"])
+@BY_DTYPE
+def test_a_loop_goes_on_for_as_long_as_each_row_needs(dtype, order, length):
+    """From two to ten repeats, for rows side by side."""
+    even = np.linspace(0, 1, length)
+    x = np.array([even, np.zeros(length), -np.sqrt(even), 1 / (even + 1 / length), 0.3 * even, 9 * even])
+    x, target = x.astype(dtype, order=order), np.array([0, 1, length - 1] * 2)
+    expected = sparsemax_reference(x, target, None)
+    value, grad, _ = sparsemax.value_grad_hess(x, target, reduction="none")
+    bound = 64 * float(np.finfo(dtype).eps)
+    assert (np.abs(value - expected[0]) <= bound * expected[3]).all()
+    np.testing.assert_allclose(grad, expected[1], rtol=0, atol=bound)
+
+
+@pytest.mark.parametrize("length", [3, 65, 100_000])
+@pytest.mark.parametrize("order", ["C", "F"])
+@BY_DTYPE
+def test_sparsemax_of_infinities(dtype, order, length):
+    x = np.zeros((6, length), dtype, order)
+    x[0, 1] = x[1, 1] = x[2, :2] = np.inf
+    x[3] = -np.inf
+    x[4, :2] = [-np.inf, 9]
+    x[5, 1:] = -np.inf
+    value, grad, hess = sparsemax.value_grad_hess(x, [1, 0, 0, 0, 0, 0], reduction="none")
+    np.testing.assert_array_equal(value[[0, 1, 3, 4, 5]], [0, np.inf, np.nan, np.inf, 0])
+    miss = np.zeros(length)
+    miss[:2] = [-1, 1]
+    np.testing.assert_array_equal(grad[[0, 1, 4, 5]], [0 * miss, miss, miss, 0 * miss])
+    assert np.isnan(grad[3]).all()
+    assert np.isnan(hess[3]).all()
+    assert not hess[[0, 1, 4, 5]].any()
+
+
+@pytest.mark.parametrize("there", [(), ("class_weight",)], ids=str)
+def test_sparsemax_derivatives_are_those_of_its_value(there):
+    """Which is declared, as a sum without cancellation, beside what is differentiated."""
+    pytest.importorskip("mpmath")
+    formula = sparsemax.formula
+    traced = formula.trace(formula.choice({}, there))
+    for seed, spread in enumerate((0.1, 0.4, 1, 4)):
+        rng = np.random.default_rng(seed)
+        point = {"logits": (spread * rng.normal(size=6)).tolist(), "target": seed, "class_weight": [0.5, 2, 1.5, 3, 1, 1]}
+        point = {name: x for name, x in point.items() if name in traced.inputs}
+        exact, numerical = oracle.evaluate(traced, point, []), oracle.differentiate(traced, point, [])
+        for role in ("grad_logits", "hess_logits"):
+            mine = [float(x) for x in exact[role]]
+            mine[seed] += float(exact[f"label_{role}"])
+            np.testing.assert_allclose(mine, [float(x) for x in numerical[role]], rtol=1e-14, atol=1e-14, err_msg=role)
+
+
+@pytest.mark.parametrize("length", [2, 10, 100])
+@BY_DTYPE
+def test_sparsemax_is_not_negative_and_0_beyond_its_margin(dtype, length):
+    rng = np.random.default_rng(0)
+    x = (rng.normal(size=(20_000, length)) * 10.0 ** rng.uniform(-6, 1, (20_000, 1)) + rng.normal(size=(20_000, 1))).astype(
+        dtype
+    )
+    target = rng.integers(0, length, 20_000)
+    rest = np.where(np.arange(length) == target[:, None], -np.inf, x).max(1)
+    x[::4, :][np.arange(5000), target[::4]] = np.ceil(rest[::4]) + 2
+    value, grad = sparsemax.value_and_grad(x, target, reduction="none")
+    assert value.min() >= 0
+    assert not value[::4].any()
+    assert not grad[::4].any()
+    assert (value[1::4] > 0).mean() > 0.9
+
+
+# --- running sums --------------------------------------------------------------------------------------------------------
+
+
+def two_rows_of_probabilities(shape, dtype=np.float64, seed=0):
+    rng = np.random.default_rng(seed)
+    return [rng.dirichlet(np.ones(shape[1]), shape[0]).astype(dtype) for _ in range(2)]
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 63, 64, 65, 1023, 1024, 1025, 2100, 70_000])
+@pytest.mark.parametrize("order", ["C", "F"])
+@BY_DTYPE
+def test_wasserstein_is_a_sum_of_cumulative_sums(dtype, order, length):
+    pred, target = (np.asarray(a, order=order) for a in two_rows_of_probabilities((20, length), dtype))
+    sums = np.cumsum((pred - target).astype(np.float64), 1)[:, :-1]
+    value, (grad, other), hess = wasserstein_1d.value_grad_hess(pred, target, reduction="none")
+    steps = np.concatenate([np.sign(sums), np.zeros((20, 1))], 1)
+    assert value.dtype == dtype
+    # NumPy sums up one element after the other, in double, as do long rows side by side, in their own precision.
+    bound = 8 * float(np.finfo(dtype).eps) * (np.sqrt(length) if order == "F" or dtype == "float64" else 1)
+    np.testing.assert_allclose(value, np.abs(sums).sum(1), rtol=bound)
+    np.testing.assert_array_equal(grad, np.cumsum(steps[:, ::-1], 1)[:, ::-1])
+    np.testing.assert_array_equal(other, -grad)
+    assert not np.any(hess)
+
+
+def test_wasserstein_of_rows_that_agree_or_do_not_sum_to_1():
+    x = two_rows_of_probabilities((7, 100))[0]
+    value, grad = wasserstein_1d.value_and_grad(x, x, reduction="none")
+    assert not value.any()
+    assert not np.any(grad)
+    assert wasserstein_1d([0.5, 0.5, 0.0], [0.0, 0.5, 0.5]) == 1
+    assert wasserstein_1d([0.5, 0.5, 1.0], [0.5, 0.5, 0.0]) == 0
+    assert wasserstein_1d([0.5, 0.5, 0.0], [0.25, 0.5, 0.0]) == 0.5
+    assert wasserstein_1d([0.5], [0.75]) == 0
+
+
+@pytest.mark.parametrize("shape", [(40_000, 3), (3000, 65), (3, 200_001), (1, 70_000)], ids=str)
+@BY_DTYPE
+def test_running_sums_do_not_depend_on_the_number_of_threads(dtype, shape):
+    arrays = two_rows_of_probabilities(shape, dtype)
+    before = fl.get_num_threads()
+    try:
+        found = []
+        for threads in (1, 2, 3):
+            fl.set_num_threads(threads)
+            found.append(wasserstein_1d.value_and_grad(*arrays, reduction="none"))
+        for value, grads in found[1:]:
+            inputs.assert_same((value, *grads), (found[0][0], *found[0][1]))
+    finally:
+        fl.set_num_threads(before)
+    alone = wasserstein_1d.value_and_grad(*(a[-1] for a in arrays), reduction="none")
+    assert alone[0] == found[0][0][-1]
+    inputs.assert_same(alone[1], tuple(grad[-1] for grad in found[0][1]))
+
+
+@pytest.mark.parametrize("length", [3, 65, 1025])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_a_nan_takes_its_whole_row_of_running_sums(order, length):
+    pred, target = (np.asarray(a, order=order) for a in two_rows_of_probabilities((9, length)))
+    expected = wasserstein_1d.value_and_grad(pred, target, reduction="none")
+    pred[4, 1] = np.nan
+    value, grads = wasserstein_1d.value_and_grad(pred, target, reduction="none")
+    rest = np.arange(9) != 4
+    assert np.isnan(value[4])
+    assert all(np.isnan(grad[4]).all() for grad in grads)
+    inputs.assert_same((value[rest], *(g[rest] for g in grads)), (expected[0][rest], *(g[rest] for g in expected[1])))
+
+
+def test_running_sums_of_single_precision_are_carried_in_double():
+    """A carry in float32 would lose each of these after the first."""
+    pred = np.full((1, 100_000), 2.0**-30, np.float32)
+    pred[0, 0] = 1
+    value = wasserstein_1d(pred, np.zeros_like(pred), reduction="none")
+    np.testing.assert_allclose(value, 99_999 + 2.0**-30 * 99_998 * 99_999 / 2, rtol=1e-7)

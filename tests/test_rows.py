@@ -4,6 +4,7 @@ import re
 from collections import namedtuple
 
 import numpy as np
+import peers
 import pytest
 import twin
 
@@ -26,10 +27,25 @@ from fastloss.formula import (
     power,
     sqrt,
     tanh,
+    where,
 )
-from fastloss.formula.graph import FOLDS, INT, ROW, Graph
+from fastloss.formula.graph import FOLDS, INT, ROW, RUNS, Graph
 from fastloss.formula.program import NUMBERS, OUTPUTS, Program
-from fastloss.formula.rows import dot, largest, length, logsumexp, mean, norm2, pick, total
+from fastloss.formula.rows import (
+    below_peak,
+    dot,
+    following,
+    iterate,
+    largest,
+    length,
+    logsumexp,
+    mean,
+    norm2,
+    pick,
+    preceding,
+    running,
+    total,
+)
 
 ROWS, LENGTH = 5, 7
 
@@ -130,6 +146,24 @@ def contrastive(x, y, same, margin):
 @sample("x")
 def average(x):
     return mean(x)
+
+
+def toward_one(x, t):
+    """A Newton step toward where what exceeds it sums to 1."""
+    return t + (total(maximum(x - t, 0)) - 1) / total(where(x > t, 1, 0))
+
+
+@sample("logits", target=Class(), temperature=(Positive(1.0), 1.7))
+def sparsemax(logits, target, temperature):
+    below = below_peak(logits / temperature)[0]
+    chances = maximum(below - iterate(below, -1, toward_one), 0)
+    return 0.5 * (total(chances * chances) + 1) - pick(below, target) + iterate(below, -1, toward_one)
+
+
+@sample("x", "y", power=(Positive(1.0), 1.6))
+def earth_movers(x, y, power):
+    p, q = exp(x) / total(exp(x)), exp(y) / total(exp(y))
+    return dot(exp(-power * running(p)), sqrt(1 + preceding(q - p) * following(p)))
 
 
 def draw(formula, rng, rows, columns):
@@ -236,6 +270,14 @@ def torch_twins():
     def average(x):
         return x.mean()
 
+    def earth_movers(x, y, power):
+        p, q = torch.softmax(x, 0), torch.softmax(y, 0)
+        until = p.cumsum(0)
+        return (torch.exp(-power * until) * torch.sqrt(1 + (q.cumsum(0) - q - until + p) * (1 - until))).sum()
+
+    def sparsemax(logits, target, temperature):
+        return peers.sparsemax_martins(logits / temperature, target)
+
     return {name: function for name, function in locals().items() if name in SAMPLES}
 
 
@@ -272,6 +314,13 @@ def gather(op, elements):
     return np.sum(elements, 1, keepdims=True) if op == "total" else np.max(elements, 1, keepdims=True)
 
 
+def summed(op, elements):
+    """What precedes or follows each element of a row, added up."""
+    ordered = elements[:, ::-1] if op == "following" else elements
+    sums = np.cumsum(ordered, 1) - ordered
+    return sums[:, ::-1] if op == "following" else sums
+
+
 class Values:
     """Nodes in NumPy, from known ones: (rows, columns), (rows, 1) or a scalar. Leaves that are not known must not be needed."""
 
@@ -289,10 +338,31 @@ class Values:
             return node.args[0]
         if self.folds and node.op == "pick":
             return np.take_along_axis(*map(self, node.args), 1)
+        if self.folds and node.op == "iterate":
+            return self.iterated(node)
         if self.folds and node.op in FOLDS:
             return gather(node.op, self(node.args[0]))
-        assert node.args and node.op not in {"input", "parameter", *FOLDS}, f"{node} is not declared"
+        if self.folds and node.op in RUNS:
+            whole = np.broadcast_shapes(*map(np.shape, self.known.values()))
+            return summed(node.op, np.broadcast_to(self(node.args[0]), whole))
+        assert node.args and node.op not in {"input", "parameter", *FOLDS, *RUNS}, f"{node} is not declared"
         return function_of(node.op)(*map(self, node.args))
+
+    def iterated(self, node):
+        held = {"reached": np.full((ROWS, 1), self(node.args[0]), float)}
+        while True:
+            following = Values({}, folds=True)
+            following.known = self.known | {id(node): held["reached"]}
+            held["following"] = following(node.graph.loops[id(node)])
+            if not rises(held, "reached", "following"):
+                return held["reached"]
+
+
+def rises(held, number, following):
+    """Let each row's number be what follows if that is greater; whether one is."""
+    before = held[number]
+    held[number] = np.where(held[following] > before, held[following], before)
+    return (held[number] > before).any()
 
 
 def constants(traced, vector, columns):
@@ -328,9 +398,14 @@ def run_nodes(program, arrays, vector):
 
     for step, here in zip(program.steps, program.passes, strict=True):
         compute(step.reads, step.writes)
-        compute(here.rows | here.numbers, here.writes)
-        for fold, name in here.folds.items():
-            found[fold] = gather(program.numbers[fold].op, found[name])
+        while True:
+            compute(here.rows | here.numbers, here.writes)
+            for fold, name in here.folds.items():
+                found[fold] = gather(program.numbers[fold].op, found[name])
+            compute(here.again.reads, here.again.writes)
+            if not here.loop or not rises(found, *here.loop):
+                break
+        found |= {name: summed(op, found[name]) for name, op in here.runs.items()}
     return found
 
 
@@ -342,7 +417,7 @@ def compiled(program):
         python = re.sub(r"cdef void (\w+)\(.+", r"def \1(count, arrays, uniforms):", python)
         scope |= {f"{op}_f64": function_of(op) for op in re.findall(r"(\w+)_f64\((?!count)", python)}
         exec(re.sub(r"cdef \w+ |<double>", "", python), scope)
-        kind, k = re.search(r"(step|along|across)(\d+)_f64$", name).groups()
+        kind, k = re.search(r"(step|along|across|again)(\d+)_f64$", name).groups()
         found[kind, int(k)] = scope[name]
     return found
 
@@ -366,12 +441,25 @@ def run_along(program, arrays, vector):
     for k, folds in enumerate(layout["folds"]):
         if ("step", k) in kernels:
             kernels["step", k](ROWS, [held[c][:, 0] for c in layout["step"][k]], uniforms)
-        for r in range(ROWS):
-            if ("along", k) in kernels:
-                kernels["along", k](LENGTH, [held[c][r] for c in layout["along"][k]], uniforms)
-            for is_sum, fold, element in folds:
-                held[fold][r] = np.sum(held[element][r]) if is_sum else np.max(held[element][r])
+        while True:
+            for r in range(ROWS):
+                if ("along", k) in kernels:
+                    kernels["along", k](LENGTH, [held[c][r] for c in layout["along"][k]], uniforms)
+                for is_sum, fold, element in folds:
+                    held[fold][r] = np.sum(held[element][r]) if is_sum else np.max(held[element][r])
+            if not repeats(layout, k, held, kernels, uniforms):
+                break
+        for element, backwards in layout["runs"][k]:
+            held[element] = summed("following" if backwards else "preceding", held[element])
     return {name: held[code] for name, code in codes.items()}
+
+
+def repeats(layout, k, held, kernels, uniforms):
+    """What the engine does after a pass; whether it does the pass once more."""
+    if not layout["loops"][k]:
+        return False
+    kernels["again", k](ROWS, [held[c][:, 0] for c in layout["again"][k]], uniforms)
+    return rises(held, *layout["loops"][k])
 
 
 def run_across(program, arrays, vector):
@@ -380,20 +468,25 @@ def run_across(program, arrays, vector):
     for k, folds in enumerate(layout["folds"]):
         if ("step", k) in kernels:
             kernels["step", k](ROWS, [held[c][:, 0] for c in layout["step"][k]], uniforms)
-        for is_sum, fold, _ in folds:
-            held[fold][:] = 0 if is_sum else -np.inf
-        for j in range(LENGTH):
-            tiles = [held[c][:, 0 if NUMBERS <= c < OUTPUTS else j] for c in layout["across"][k]]
-            if ("across", k) in kernels:
-                kernels["across", k](ROWS, tiles, uniforms)
+        while True:
+            for is_sum, fold, _ in folds:
+                held[fold][:] = 0 if is_sum else -np.inf
+            for j in range(LENGTH):
+                tiles = [held[c][:, 0 if NUMBERS <= c < OUTPUTS else j] for c in layout["across"][k]]
+                if ("across", k) in kernels:
+                    kernels["across", k](ROWS, tiles, uniforms)
+            if not repeats(layout, k, held, kernels, uniforms):
+                break
+        for element, backwards in layout["runs"][k]:
+            held[element] = summed("following" if backwards else "preceding", held[element])
     return {name: held[code] for name, code in codes.items()}
 
 
 def test_the_slow_twin_reads_nothing_undeclared():
     x, c, y = symbols()
-    for node in (exp(x), exp(c), total(x) + 1, largest(x), pick(x, y)):
+    for node in (exp(x), exp(c), total(x) + 1, largest(x), pick(x, y), preceding(x), following(x) + x):
         with pytest.raises(AssertionError, match="is not declared"):
-            Values({x: 1.0} if node.op in FOLDS or node.level == ROW else {})(node)
+            Values({x: 1.0} if node.op in {*FOLDS, *RUNS} or node.level == ROW else {})(node)
     assert Values({total(x): 2.0})(total(x) + 1) == 3
 
 
@@ -428,7 +521,7 @@ def test_kernels_declare_what_they_name(name):
         uniform = re.findall(r"cdef float (\w+) = <float>uniforms\[\d+\]", head)
         declared = [*(tile for tile, _ in tiles), *local, *uniform]
         assert len(set(declared)) == len(declared), kernel
-        named = set(re.findall(r"(?<![\w.])[A-Za-z_]\w*\b(?!\()", loop)) - {"i", "float", "INFINITY"}
+        named = set(re.findall(r"(?<![\w.])[A-Za-z_]\w*\b(?!\()", loop)) - {"i", "float", "INFINITY", "NAN"}
         assert named == set(declared), kernel
 
 
@@ -516,6 +609,107 @@ def test_the_derivative_of_norm2_at_zero():
     assert derivatives(size, [3.0, -4.0])[0] == [0.6, -0.8]
 
 
+def test_running_sums_take_out_what_is_the_same_for_the_row():
+    x, c, y = symbols()
+    assert preceding(c * x) is c * preceding(x)
+    assert following(-x) is -following(x)
+    assert preceding(2 * x) is 2 * preceding(x)
+    assert following(c) is c * following(c.graph.literal(1.0))
+    assert preceding(x.graph.literal(0)).is_literal(0)
+    assert preceding(x * x).op == "preceding"
+    with pytest.raises(FormulaError, match=r"pick must be of what an element has of its own, got preceding"):
+        pick(x + preceding(x), y)
+    with pytest.raises(FormulaError, match=r"following must be of what a row formula computes, got 2"):
+        following(2)
+
+
+def test_running_sums():
+    def weighted_by_place(x):
+        return total(running(x) * preceding(x.graph.literal(1)))
+
+    assert in_doubles(weighted_by_place, [3.0, 5.0, -7.0], [2.0]) == [8.0 + 2 * 1.0, 0.0]
+    assert in_doubles(lambda x: largest(following(x)), [3.0, 5.0, -7.0], [-2.0]) == [0.0, 0.0]
+    assert derivatives(weighted_by_place, [3.0, 5.0, -7.0]) == ([3.0, 3.0, 2.0], [0.0, 0.0, 0.0])
+
+
+def inner_runs(x):
+    return total(exp(following(x * x) / 9))
+
+
+def runs_of_runs(x):
+    return dot(exp(x), preceding(mean(x) * running(x * x)) - following(x * preceding(x)))
+
+
+def folds_of_runs_of_folds(x):
+    return norm2(preceding(x / norm2(x) + 0.5) - x) / largest(1 + running(x * x))
+
+
+@pytest.mark.parametrize("function", [inner_runs, runs_of_runs, folds_of_runs_of_folds])
+@pytest.mark.parametrize("columns", [1, 2, 5])
+def test_derivatives_through_running_sums(function, columns):
+    pytest.importorskip("mpmath")
+    point = np.random.default_rng(columns).normal(size=columns).tolist()
+    s = define(function, "x")
+    numerical = oracle.differentiate(s.traced, {"x": point}, [])
+    for mine, exact in zip(derivatives(function, point), numerical.values(), strict=True):
+        np.testing.assert_allclose(mine, [float(e) for e in exact], rtol=1e-14, atol=1e-14)
+
+
+@pytest.mark.parametrize("function", [inner_runs, runs_of_runs, folds_of_runs_of_folds])
+def test_products_with_the_hessian_go_through_running_sums(function):
+    mpmath = pytest.importorskip("mpmath")
+    x, vector = np.random.default_rng(4).normal(size=(2, 5)).tolist()
+    formula = RowFormula.define(function, differentiable=["x"], curvature=True)
+    traced = formula.trace(formula.choice({}))
+    product = oracle.evaluate(traced, {"x": x, "vector": vector}, [])["hvp_x"]
+    with mpmath.workdps(3 * oracle.DIGITS):
+        along = lambda s: oracle.Point(traced, {"x": [a + s * v for a, v in zip(x, vector, strict=True)]}, []).value(  # noqa: E731
+            traced.outputs["value"], 0
+        )
+        assert float(mpmath.fdot(product, vector)) == pytest.approx(float(mpmath.diff(along, 0, 2)), rel=1e-14)
+
+
+def test_second_derivatives_that_running_sums_do_not_have():
+    for function in (
+        lambda x, y: norm2(preceding(exp(following(x * preceding(x * x))))),
+        lambda x, y: total(exp(preceding(exp(pick(x, y) * preceding(x * x))))),
+    ):
+        with pytest.raises(FormulaError, match="second derivatives go through two running sums at most"):
+            define(function, "x", y=Class())
+
+
+def test_iterate_ends_where_its_number_no_longer_rises():
+    def count_up(x, t):
+        return minimum(t + 1, total(x))
+
+    assert in_doubles(lambda x: iterate(x, -2, count_up), [2.0, 1.25], [0.5], [-9.0]) == [3.25, 0.5, -9.0]
+    assert in_doubles(lambda x: iterate(x, 5, count_up), [2.0]) == [2.0]  # the last step is taken, also if it falls
+    assert np.isnan(in_doubles(lambda x: iterate(x, 0, count_up), [np.nan])[0])
+
+
+def test_the_derivative_of_iterate_is_that_of_its_last_step():
+    def threshold(x):
+        return iterate(x, -1, toward_one)
+
+    assert derivatives(threshold, [0.5, 0.25, -3.0]) == ([0.5, 0.5, 0.0], [0.0, 0.0, 0.0])
+
+
+def test_a_step_of_iterate_must_give_a_number_in_one_pass():
+    x = symbols()[0]
+    for step in (lambda x, t: x - t, lambda x, t: 3.0, lambda x, t: "t", lambda x, t: x.graph.literal(1)):
+        with pytest.raises(FormulaError, match="the step of iterate must give a number of the row"):
+            iterate(x, 0, step)
+    for step in (
+        lambda x, t: total(maximum(x - total(x * t), 0) * x),
+        lambda x, t: total(maximum(x - total(maximum(x, t)), 0)),
+        lambda x, t: total(maximum(x - exp(t), 0)),
+        lambda x, t: iterate(maximum(x - t, 0), t, toward_one),
+    ):
+        s = define(eval("lambda x: iterate(x, 0, step)", globals() | {"step": step}), "x")
+        with pytest.raises(FormulaError, match="the step of iterate must fold elements made of its number"):
+            Program(s.traced, ["value"])
+
+
 # --- stages -----------------------------------------------------------------------------------------------------------------
 
 
@@ -534,6 +728,16 @@ def test_folds_that_do_not_wait_share_a_pass():
     assert folds_by_pass("average", "v") == [["total"], []]
     assert folds_by_pass("average", "g") == [["total"], []]  # for the sake of a NaN alone
     assert folds_by_pass("kurtosis", "v") == [["total"], ["total"], ["total"], []]
+
+
+def test_a_loop_has_a_pass_of_its_own():
+    for want in WANTS:
+        s = SAMPLES["sparsemax"]
+        program = Program(s.traced, s.formula.roles(want))
+        loops = [sorted(program.numbers[fold].op for fold in here.folds) for here in program.passes if here.loop]
+        assert loops == [["total"] * 2] * 2
+        assert [bool(again) for again in program.layout()["again"]] == [bool(here.loop) for here in program.passes]
+    assert folds_by_pass("sparsemax", "v") == [["shift"], ["total"] * 2, ["total"] * 2, ["total"], []]
 
 
 def test_exponentials_are_kept():

@@ -25,6 +25,9 @@ ctypedef void (*add_function)(void*, Py_ssize_t, Py_ssize_t, const void*, const 
 ctypedef Py_ssize_t (*index_function)(const void*, Py_ssize_t) noexcept nogil
 ctypedef void (*predict_function)(const void*, Py_ssize_t, Py_ssize_t, void*, void*, Py_ssize_t) noexcept nogil
 ctypedef Py_ssize_t (*count_labels_function)(Py_ssize_t*, double*, Py_ssize_t, Py_ssize_t, Py_ssize_t) noexcept nogil
+ctypedef void (*run_function)(void*, Py_ssize_t, bint) noexcept nogil
+ctypedef void (*run_on_function)(void*, double*, Py_ssize_t) noexcept nogil
+ctypedef bint (*rise_function)(void*, const void*, Py_ssize_t) noexcept nogil
 ctypedef double (*sum_function)(const void*, Py_ssize_t) noexcept nogil
 
 cdef struct Tilework:
@@ -50,6 +53,10 @@ cdef struct Tilework:
     # Which element of a row is the first largest; of rows side by side.
     index_function first_largest
     predict_function predict
+    rise_function rise
+    # Running sums, along a row and across rows.
+    run_function run
+    run_on_function run_on
 
 cdef struct Operand:
     # An array in the C order of the call's shape, dimensions merged where they are contiguous to each other.

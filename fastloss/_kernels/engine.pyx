@@ -105,6 +105,9 @@ cdef void bind_tilework(int precision, str real) except *:
     work.add = <add_function>address(f"add_{real}")
     work.first_largest = <index_function>address(f"first_largest_{real}")
     work.predict = <predict_function>address(f"predict_{real}")
+    work.rise = <rise_function>address(f"rise_{real}")
+    work.run = <run_function>address(f"run_{real}")
+    work.run_on = <run_on_function>address(f"run_on_{real}")
 
 
 cdef void bind_labels() except *:

@@ -164,13 +164,14 @@ def tiles_text(formulas):
 
 def check_room(name, program, layout):
     """Whether the engine's fixed tables (rows.pxi) hold the program."""
-    loops = [*layout["step"], *layout["along"], *layout["across"]]
+    loops = [*layout["step"], *layout["along"], *layout["across"], *layout["again"]]
     for what, count, most in (
         ("inputs", len(program.traced.inputs) + len(program.traced.directions), 8),
         ("rows", len(layout["rows"]), 40),
         ("numbers of a row", len(layout["numbers"]), 64),
         ("passes", len(layout["step"]), 8),
         ("folds in a pass", max(map(len, layout["folds"])), 24),
+        ("running sums in a pass", max(map(len, layout["runs"])), 8),
         ("outputs", len(layout["outputs"]), 8),
         ("arrays of a kernel", max(map(len, loops)), 64),
         ("uniform numbers", len(program.uniforms), 31),
@@ -188,11 +189,11 @@ def tilework():
     for real, c_real in c.items():
         rows += [(f"load_{e}_{real}", f"load[{c_e}, {c_real}]") for e, c_e in plain.items()]
         rows += [(f"load_{half}_{real}", f"load_{half}[{c_real}]") for half in ("f16", "bf16")]
-        rows += [(f"{work}_{real}", f"{work}[{c_real}]") for work in ("scale", "weigh", "outside", "times")]
+        rows += [(f"{work}_{real}", f"{work}[{c_real}]") for work in ("scale", "weigh", "outside", "times", "rise", "run_on")]
         rows += [(f"store_{real}_{real}", f"store[{c_real}]")]
         rows += [
             (f"{work}_{real}", f"{work}_{real}")
-            for work in ("sum", "largest", "first_largest", "stream", "split", "join", "pick", "add", "predict")
+            for work in ("sum", "largest", "first_largest", "run", "stream", "split", "join", "pick", "add", "predict")
         ]
     rows += [(f"load_{e}_label", f"load_label[{c_e}]") for e, c_e in plain.items() if e not in c]
     rows += [("count_labels", "count_labels")]

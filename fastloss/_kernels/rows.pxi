@@ -10,6 +10,7 @@ cdef extern from *:
 cdef enum:
     MAX_STAGES = 8
     MAX_FOLDS = 24
+    MAX_RUNS = 8
     MAX_LOOP_ARRAYS = 64
     MAX_ROWS = 40
     # Of a call: arrays of rows, and of numbers of the row.
@@ -28,6 +29,8 @@ cdef enum:
     # Elements that a group of rows side by side holds of one input: they stay in the L1 and L2 cache.
     GROUP = 8192
     MOST_SIDE_BY_SIDE = 1024
+    # What rounding may add to the repeats of a loop, which are as many as a row has elements at most.
+    MORE_REPEATS = 16
 
 cdef struct Loop:
     kernel_function kernel
@@ -39,13 +42,24 @@ cdef struct Fold:
     short number
     short row
 
+cdef struct Run:
+    # Elements that become the sums of those before each, or after each.
+    short row
+    bint backwards
+
 cdef struct RowProgram:
     int stages
     Loop[MAX_STAGES] steps
     Loop[MAX_STAGES] along
     Loop[MAX_STAGES] across
+    # Of passes that are repeated: the step after each time, the number that rises, and what it rises to.
+    Loop[MAX_STAGES] again
+    short[MAX_STAGES] rising
+    short[MAX_STAGES] following
     int[MAX_STAGES] folds_of
     Fold[MAX_STAGES][MAX_FOLDS] folds
+    int[MAX_STAGES] runs_of
+    Run[MAX_STAGES][MAX_RUNS] runs
     int rows
     bint[MAX_ROWS] kept
     int numbers
@@ -191,6 +205,7 @@ cdef struct Row:
     Py_ssize_t index
     Py_ssize_t label
     double weight
+    Py_ssize_t repeats
 
 
 cdef Py_ssize_t whole_row(const RowJob* job) noexcept nogil:
@@ -243,10 +258,15 @@ cdef void begin_pass(const RowJob* job, Row* row, int stage, double* folded) noe
     """Compute the numbers that a pass is to know, and empty its folds."""
     cdef const RowProgram* program = job.program
     cdef void* tiles[MAX_LOOP_ARRAYS]
-    cdef int f
     if program.steps[stage].count:
         arrange(&program.steps[stage], tiles, row.rows, 0, <char*>row.numbers, job.work.itemsize, NULL)
         program.steps[stage].kernel(1, tiles, job.uniforms)
+    row.repeats = 0
+    empty_folds(program, stage, folded)
+
+
+cdef inline void empty_folds(const RowProgram* program, int stage, double* folded) noexcept nogil:
+    cdef int f
     for f in range(program.folds_of[stage]):
         folded[f] = 0 if program.folds[stage][f].is_sum else -INFINITY
 
@@ -323,10 +343,33 @@ cdef void store_tile(const RowJob* job, const Row* row, char** outputs, Py_ssize
             work.scale(outputs[f], factor, out, n)
 
 
-cdef void end_pass(const RowJob* job, Row* row, int stage, const double* folded) noexcept nogil:
+cdef bint end_pass(const RowJob* job, Row* row, int stage, double* folded) noexcept nogil:
+    """Enter the folds among the row's numbers, and sum what runs; whether the pass is to be repeated, the folds empty again."""
+    cdef const Run* run
     cdef int f
     for f in range(job.program.folds_of[stage]):
         put(job.work, <char*>row.numbers + job.program.folds[stage][f].number * job.work.itemsize, folded[f])
+    for f in range(job.program.runs_of[stage]):
+        run = &job.program.runs[stage][f]
+        job.work.run(row.rows[run.row], job.length, run.backwards)
+    row.repeats += 1
+    if not rises(job, stage, <char*>row.numbers, job.work.itemsize, row.repeats, 1):
+        return False
+    empty_folds(job.program, stage, folded)
+    return True
+
+
+cdef bint rises(const RowJob* job, int stage, char* numbers, Py_ssize_t spacing, Py_ssize_t repeats, Py_ssize_t count) noexcept nogil:
+    """After a pass of a loop: let the rows' numbers rise; whether one did, and the pass is to be repeated."""
+    cdef const RowProgram* program = job.program
+    cdef void* tiles[MAX_LOOP_ARRAYS]
+    if program.again[stage].count == 0:
+        return False
+    arrange(&program.again[stage], tiles, NULL, 0, numbers, spacing, NULL)
+    program.again[stage].kernel(count, tiles, job.uniforms)
+    if repeats >= job.length + MORE_REPEATS:
+        return False
+    return job.work.rise(numbers + program.rising[stage] * spacing, numbers + program.following[stage] * spacing, count)
 
 
 cdef bint leave_out(const RowJob* job, Row* row) noexcept nogil:
@@ -392,11 +435,13 @@ cdef void along_chunk(void* context, Py_ssize_t chunk) noexcept nogil:
             if stage == 1 and index + 1 < last:
                 fetch(job, index + 1)
             begin_pass(job, &row, stage, folded)
-            start = 0
-            while start < job.length:
-                run_segment(job, &row, stage, start, folded)
-                start += CHUNK
-            end_pass(job, &row, stage, folded)
+            while True:
+                start = 0
+                while start < job.length:
+                    run_segment(job, &row, stage, start, folded)
+                    start += CHUNK
+                if not end_pass(job, &row, stage, folded):
+                    break
         put(work, values + (index - first) * work.itemsize, value_of(job, &row))
         correct += others_of(job, &row)
     job.correct_by_chunk[chunk] = correct
@@ -416,11 +461,8 @@ cdef struct Segments:
 
 cdef void segment_chunk(void* context, Py_ssize_t chunk) noexcept nogil:
     cdef const Segments* segments = <const Segments*>context
-    cdef const RowProgram* program = segments.job.program
     cdef double* folded = segments.folded + chunk * MAX_FOLDS
-    cdef int f
-    for f in range(program.folds_of[segments.stage]):
-        folded[f] = 0 if program.folds[segments.stage][f].is_sum else -INFINITY
+    empty_folds(segments.job.program, segments.stage, folded)
     run_segment(segments.job, segments.row, segments.stage, chunk * CHUNK, folded)
     if segments.job.stream:
         FASTLOSS_FENCE()
@@ -453,11 +495,13 @@ cdef int run_long_rows(RowJob* job, double nanoseconds) except -1:
                 for stage in range(job.program.stages):
                     begin_pass(job, &row, stage, folded)
                     segments.stage = stage
-                    run_chunks(segment_chunk, &segments, chunks, nanoseconds / job.count / job.program.stages)
-                    for chunk in range(chunks):
-                        for f in range(job.program.folds_of[stage]):
-                            join_folds(&job.program.folds[stage][f], &folded[f], segments.folded[chunk * MAX_FOLDS + f])
-                    end_pass(job, &row, stage, folded)
+                    while True:
+                        run_chunks(segment_chunk, &segments, chunks, nanoseconds / job.count / job.program.stages)
+                        for chunk in range(chunks):
+                            for f in range(job.program.folds_of[stage]):
+                                join_folds(&job.program.folds[stage][f], &folded[f], segments.folded[chunk * MAX_FOLDS + f])
+                        if not end_pass(job, &row, stage, folded):
+                            break
                 job.correct_by_chunk[index] = others_of(job, &row)
                 put(job.work, <char*>&folded[0], value_of(job, &row))
             finish_values(job, index, index, 1, <char*>&folded[0])
@@ -499,6 +543,15 @@ cdef void finish_values(const RowJob* job, Py_ssize_t chunk, Py_ssize_t first, P
         scatter(&job.value, first, count, values, job.work.itemsize)
 
 
+cdef void run_across(const RowJob* job, const Run* run, char* planes, Py_ssize_t plane, Py_ssize_t n) noexcept nogil:
+    """As `Tilework.run`, for rows side by side."""
+    cdef double[MOST_SIDE_BY_SIDE] sums
+    cdef Py_ssize_t c
+    memset(sums, 0, n * sizeof(double))
+    for c in range(job.length):
+        job.work.run_on(planes + (job.length - 1 - c if run.backwards else c) * plane, sums, n)
+
+
 cdef void across_chunk(void* context, Py_ssize_t chunk) noexcept nogil:
     """A group of rows side by side: the first elements of all, then the second ones ..."""
     cdef const RowJob* job = <const RowJob*>context
@@ -529,7 +582,7 @@ cdef void across_chunk(void* context, Py_ssize_t chunk) noexcept nogil:
     cdef char* predicted
     cdef char* source
     cdef char* target
-    cdef Py_ssize_t size, step, c, index, correct = 0
+    cdef Py_ssize_t size, step, c, index, repeats, correct = 0
     cdef double start
     cdef int k, f
     size = (program.numbers + 3) * plane + program.outputs * whole
@@ -584,19 +637,24 @@ cdef void across_chunk(void* context, Py_ssize_t chunk) noexcept nogil:
         if loop.count:
             arrange(loop, tiles, rows, 0, numbers, plane, outputs)
             loop.kernel(n, tiles, job.uniforms)
-        for f in range(program.folds_of[k]):
-            fold = &program.folds[k][f]
-            start = 0 if fold.is_sum else -INFINITY
-            work.load[F64](<char*>&start, 0, numbers + fold.number * plane, n)
-        loop = &program.across[k]
-        if loop.count:
-            for c in range(job.length):
+        loop, repeats = &program.across[k], 0
+        while True:
+            for f in range(program.folds_of[k]):
+                fold = &program.folds[k][f]
+                start = 0 if fold.is_sum else -INFINITY
+                work.load[F64](<char*>&start, 0, numbers + fold.number * plane, n)
+            for c in range(job.length if loop.count else 0):
                 for f in range(program.rows):
                     here[f] = rows[f] + c * steps[f]
                 for f in range(program.outputs):
                     columns[f] = outputs[f] + c * plane
                 arrange(loop, tiles, here, 0, numbers, plane, columns)
                 loop.kernel(n, tiles, job.uniforms)
+            repeats += 1
+            if not rises(job, k, numbers, plane, repeats, n):
+                break
+        for f in range(program.runs_of[k]):
+            run_across(job, &program.runs[k][f], rows[program.runs[k][f].row], plane, n)
     work.times(weights, job.factor, scales, n)
     for f in range(program.outputs):
         output = &job.outputs[f]
@@ -713,9 +771,15 @@ cdef class RowPlan:
             self.bind(&program.steps[k], name.format("step", k), layout["step"][k])
             self.bind(&program.along[k], name.format("along", k), layout["along"][k])
             self.bind(&program.across[k], name.format("across", k), layout["across"][k])
+            self.bind(&program.again[k], name.format("again", k), layout["again"][k])
+            if layout["loops"][k]:
+                program.rising[k], program.following[k] = (number - NUMBERS_FROM for number in layout["loops"][k])
             program.folds_of[k] = len(layout["folds"][k])
             for f, (is_sum, number, row) in enumerate(layout["folds"][k]):
                 program.folds[k][f] = Fold(is_sum, number - NUMBERS_FROM, row)
+            program.runs_of[k] = len(layout["runs"][k])
+            for f, (row, backwards) in enumerate(layout["runs"][k]):
+                program.runs[k][f] = Run(row, backwards)
         self.others[want] = layout["others"]
         program.rows = len(layout["rows"])
         for k, (_, kept) in enumerate(layout["rows"]):

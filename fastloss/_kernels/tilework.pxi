@@ -42,6 +42,8 @@ cdef extern from "lanes.h" nogil:
     double largest_f64(const double*, Py_ssize_t)
     Py_ssize_t first_largest_f32(const float*, Py_ssize_t)
     Py_ssize_t first_largest_f64(const double*, Py_ssize_t)
+    void run_f32(float*, Py_ssize_t, int)
+    void run_f64(double*, Py_ssize_t, int)
     void stream_f32(const float*, double, float*, Py_ssize_t)
     void stream_f64(const double*, double, double*, Py_ssize_t)
 
@@ -176,6 +178,26 @@ cdef void weigh(const real* tile, const real* weights, double factor, real* targ
     cdef real by = <real>factor
     for i in range(count):
         target[i] = (tile[i] * weights[i] * by) if weights[i] != 0 else <real>0
+
+
+cdef void run_on(real* numbers, double* sums, Py_ssize_t count) noexcept nogil:
+    """Let each number be the sum so far, and add what it was to the sum."""
+    cdef Py_ssize_t i
+    cdef double before
+    for i in range(count):
+        before = sums[i]
+        sums[i] = before + numbers[i]
+        numbers[i] = <real>before
+
+
+cdef bint rise(real* numbers, const real* following, Py_ssize_t count) noexcept nogil:
+    """Let each number be what follows if that is greater; whether one is."""
+    cdef Py_ssize_t i
+    cdef int32_t risen = 0
+    for i in range(count):
+        risen |= following[i] > numbers[i]
+        numbers[i] = following[i] if following[i] > numbers[i] else numbers[i]
+    return risen
 
 
 cdef Py_ssize_t outside(const real* tile, double low, double high, bint nan_is_outside, Py_ssize_t count) noexcept nogil:

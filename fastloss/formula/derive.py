@@ -1,6 +1,6 @@
 """Derivatives of a graph, as more nodes of the same graph."""
 
-from .graph import FOLDS, combine, select
+from .graph import FOLDS, RUNS, combine, select
 from .primitives import TABLE
 
 
@@ -16,7 +16,7 @@ def _rule(node, wrt, d):
     literal = node.graph.literal
     if node is wrt:
         return literal(1)
-    if node.uniform or not node.operands or node.op in FOLDS:
+    if node.uniform or not node.operands or node.op in FOLDS or node.op in RUNS:
         return literal(0)
     if id(node) in node.graph.slopes:
         x, slope = node.graph.slopes[id(node)]

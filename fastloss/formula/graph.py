@@ -10,7 +10,9 @@ REAL, INT, BOOL = "real", "int", "bool"
 # Where a node's value varies: not within a call, from row to row, from element to element.
 CALL, ROW, ELEMENT = range(3)
 # What makes one number of a row's elements; to derivatives each is a symbol of its own (see rows.py).
-FOLDS = {"total", "largest", "shift", "pick"}
+FOLDS = {"total", "largest", "shift", "pick", "iterate"}
+# What makes of each element a sum of those on one side of it, and its mirror image.
+RUNS = {"preceding": "following", "following": "preceding"}
 
 COMPARISONS = {"<": "lt", "<=": "le", ">": "gt", ">=": "ge", "==": "eq", "!=": "ne"}
 
@@ -29,6 +31,7 @@ class Graph:
         self._nodes = {}
         self.needs = []  # conditions on a row without which its value is NaN
         self.slopes = {}  # what `with_derivative` declares: id(node) -> (x, slope)
+        self.loops = {}  # what follows an `iterate` node's number: id(node) -> its step
         self.reassociate = reassociate
 
     def node(self, op, *args, kind=REAL, level=None):

@@ -3,9 +3,10 @@
 It knows no overflow and no rounding to speak of, so it says what the kernels should have said. mpmath is imported on use.
 """
 
+import copy
 import operator
 
-from .graph import COMPARISONS, ELEMENT, FOLDS, INT, walk
+from .graph import COMPARISONS, ELEMENT, FOLDS, INT, RUNS, walk
 from .primitives import TABLE
 
 DIGITS = 50
@@ -96,6 +97,11 @@ class Point:
             return mp.mpf(self.length)
         if node.op in FOLDS:
             return self.fold(node)
+        if node.op in RUNS:
+            elements = [
+                self.value(node.args[0], i) for i in (range(j) if node.op == "preceding" else range(j + 1, self.length))
+            ]
+            return mp.nan if any(map(mp.isnan, elements)) else mp.fsum(elements)
         if node.op == "where":  # the branch not taken need not have a value
             condition, a, b = node.args
             return self.value(a if self.value(condition, j) else b, j)
@@ -112,10 +118,23 @@ class Point:
     def fold(self, node):
         if node.op == "pick":
             return self.value(node.args[0], self.value(node.args[1], 0))
+        if node.op == "iterate":
+            return self.iterated(node)
         elements = [self.value(node.args[0], j) for j in range(self.length)]
         if any(map(self.mp.isnan, elements)):
             return self.mp.nan
         return self.mp.fsum(elements) if node.op == "total" else max(elements)
+
+    def iterated(self, node):
+        step = node.graph.loops[id(node)]
+        following = self.value(node.args[0], 0)
+        reached = -self.mp.inf
+        while following > reached:
+            reached = following
+            at = copy.copy(self)
+            at.known = self.known | {id(node): reached}
+            following = at.value(step, 0)
+        return reached
 
 
 def _quotient(mp, a, b):

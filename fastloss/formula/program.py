@@ -4,16 +4,18 @@ A pass walks along the row and fills those folds that can be filled together; th
 step computes from folds, picked elements and the row's other numbers what the next pass is to know. Passes and steps are tile
 kernels over named arrays, so the engine that runs them needs to know nothing of the formula. Each pass has two kernels: one goes
 along a row and reads its numbers once; the other goes across many rows, side by side, and adds an element of each to its fold.
+A loop (`iterate`) is one pass that is repeated: after each time a step of its own says what the loop's number is to be next.
 """
 
 from dataclasses import dataclass, field
 
 from .emit import cost, loop_text, uniforms
-from .graph import BOOL, ELEMENT, FOLDS, REAL, ROW, combine, walk
+from .graph import BOOL, ELEMENT, FOLDS, REAL, ROW, RUNS, FormulaError, combine, walk
 from .primitives import maximum
 from .rows import ALONG
 
 NUMBERS, OUTPUTS = 100, 200  # see `Program.layout`
+_MORE_REPEATS = 4  # that a loop usually takes
 
 
 @dataclass
@@ -26,12 +28,18 @@ class Step:
 
 @dataclass
 class Pass:
-    """Elements from elements and numbers of the row, by name; `folds` names for each fold the elements that go into it."""
+    """Elements from elements and numbers of the row, by name.
+
+    `folds` names for each fold the elements that go into it, `runs` what becomes of the elements of that name: a running sum.
+    """
 
     rows: dict = field(default_factory=dict)
     numbers: dict = field(default_factory=dict)
     writes: dict = field(default_factory=dict)
     folds: dict = field(default_factory=dict)
+    runs: dict = field(default_factory=dict)
+    again: Step = field(default_factory=Step)
+    loop: tuple = ()  # of a pass that is repeated, two numbers: what rises, and by `again` what it rises to
 
 
 class Program:
@@ -52,10 +60,14 @@ class Program:
         self.numbers |= self.picks
         self._names = {id(node): name for name, node in (self.rows | self.numbers).items()}
         self.steps, self.passes = [], []
-        for folds in _stages(outputs.values()):
-            self._step([fold.args[0] for fold in folds])
-            self._pass([(None, fold.args[0]) for fold in folds])
+        for stage, loop in _stages(outputs.values()):
+            folds, runs = [n for n in stage if n.op in FOLDS], [n for n in stage if n.op in RUNS]
+            self._step([node.args[0] for node in stage])
+            self._pass([*((None, fold.args[0]) for fold in folds), *((None, run) for run in runs)])
+            self.passes[-1].runs = {self._names[id(run)]: run.op for run in runs}
             self.passes[-1].folds = {self._name(self.numbers, fold, fold.op): self._names[id(fold.args[0])] for fold in folds}
+            if loop is not None:
+                self._repeat(loop)
         along = {role: node for role, node in outputs.items() if role.startswith(ALONG)}
         self._step(along.values(), {role: node for role, node in outputs.items() if role not in along})
         self._pass(along.items())
@@ -73,7 +85,8 @@ class Program:
         for role, node in (outputs or {}).items():
             self._names.setdefault(id(node), role)
         for node in _numbers_of(elements, [*self.rows.values(), *there.values(), *self.uniforms]):
-            step.writes[self._name(self.numbers, node, "number")] = node
+            is_loop = node.op == "iterate"
+            step.writes[self._name(self.numbers, node, node.op if is_loop else "number")] = node.args[0] if is_loop else node
         step.writes |= outputs or {}
         step.reads = self._used(there, step.writes.values())
         self.numbers |= outputs or {}
@@ -86,11 +99,19 @@ class Program:
             if role:
                 here.writes[role] = node
             elif id(node) not in self._names:
-                here.writes[self._name(self.rows, node, "element")] = node
+                is_run = node.op in RUNS
+                here.writes[self._name(self.rows, node, node.op if is_run else "element")] = node.args[0] if is_run else node
         used = self._used(there | self.numbers, here.writes.values())
         here.rows = {name: node for name, node in used.items() if name in there}
         here.numbers = {name: node for name, node in used.items() if name not in there}
         self.passes.append(here)
+
+    def _repeat(self, loop):
+        """Let the last pass be repeated for as long as the loop's number rises."""
+        here, there, following = self.passes[-1], dict(self.numbers), loop.graph.loops[id(loop)]
+        here.again.writes[self._name(self.numbers, following, "number")] = following
+        here.again.reads = self._used(there, [following])
+        here.loop = (self._names[id(loop)], self._names[id(following)])
 
     def _used(self, table, nodes):
         """What of the table is read to compute these nodes."""
@@ -112,7 +133,8 @@ class Program:
 
     def cost(self):
         """What all passes together cost per element, in additions."""
-        return cost([node for here in self.passes for node in here.writes.values()])
+        repeated = [node for here in self.passes if here.loop for node in here.writes.values()]
+        return cost([node for here in self.passes for node in here.writes.values()]) + _MORE_REPEATS * cost(repeated)
 
     def layout(self):
         """What the engine is told: every array by number, and for each kernel those it takes, in order.
@@ -122,7 +144,7 @@ class Program:
         code = {name: k for k, name in enumerate(self.rows)}
         code |= {name: NUMBERS + k for k, name in enumerate(self.numbers)}
         code |= {name: OUTPUTS + k for k, name in enumerate(self.passes[-1].writes)}
-        loops = {"step": [], "along": [], "across": []}
+        loops = {"step": [], "along": [], "across": [], "again": []}
         for kind, _, reads, writes, _ in self._loops():
             loops[kind].append([code[name] for name in dict.fromkeys([*reads, *writes])] if writes else [])
         return {
@@ -130,6 +152,8 @@ class Program:
             "numbers": list(self.numbers),
             "picks": [(code[name], code[node.args[0].args[0]]) for name, node in self.picks.items()],
             "folds": [[(self.numbers[f].op == "total", code[f], code[e]) for f, e in p.folds.items()] for p in self.passes],
+            "runs": [[(code[name], op == "following") for name, op in here.runs.items()] for here in self.passes],
+            "loops": [tuple(code[name] for name in here.loop) for here in self.passes],
             "outputs": list(self.passes[-1].writes),
             "others": {name: list(self.numbers).index(name) for name in self.traced.others if name in self.numbers},
             "cost": self.cost(),
@@ -142,6 +166,7 @@ class Program:
             yield "step", k, step.reads, step.writes, ()
             yield "along", k, here.rows | here.numbers, here.writes, here.numbers
             yield "across", k, *self._across(here), ()
+            yield "again", k, here.again.reads, here.again.writes, ()
 
     def _across(self, here):
         """A pass over one element of many rows: the folds are numbers that it reads and writes."""
@@ -158,14 +183,49 @@ class Program:
 
 
 def _stages(outputs):
-    """The folds that the outputs need, those together that can share one pass over the row; `pick` takes no pass."""
-    depth, by_depth = {}, {}
-    for node in walk(outputs):  # arguments first
-        is_pass = node.op in FOLDS and node.op != "pick"
-        depth[id(node)] = max((depth[id(a)] for a in node.operands), default=0) + is_pass
-        if is_pass:
-            by_depth.setdefault(depth[id(node)], []).append(node)
-    return [by_depth[d] for d in sorted(by_depth)]
+    """The folds and running sums that the outputs need, those together that can share one pass over the row, and its loop or None.
+
+    `pick` takes no pass, a loop has one of its own.
+    """
+    outputs = list(outputs)
+    loops = {id(node): node for node in walk(outputs) if node.op == "iterate"}
+    inside = {id(fold): loop for loop in loops.values() for fold in _inside_loop(loop)[0]}
+    depth, stages = {}, {}
+
+    def measure(nodes):
+        for node in walk(nodes):  # arguments first
+            if id(node) in depth:
+                continue
+            before = node.operands
+            if node.op == "iterate":
+                before = [*before, *_inside_loop(node)[1]]
+                measure(before)
+            is_pass = node.op in RUNS or (node.op in FOLDS and node.op != "pick")
+            depth[id(node)] = max((depth[id(a)] for a in before), default=0) + (is_pass and id(node) not in inside)
+            if is_pass and node.op != "iterate":
+                loop = inside.get(id(node))
+                key = depth[id(node)], -1 if loop is None else list(loops).index(id(loop))
+                stages.setdefault(key, ([], loop))[0].append(node)
+
+    measure([*outputs, *(node.graph.loops[id(node)] for node in loops.values())])
+    return [stages[key] for key in sorted(stages)]
+
+
+def _inside_loop(loop):
+    """The folds that a loop fills anew for each repeat, and what it uses that stays the same."""
+    moving, folds, still = {id(loop)}, [], []
+    for node in walk([loop.graph.loops[id(loop)]], stop=[loop]):
+        if any(id(a) in moving for a in node.operands):
+            moving.add(id(node))
+            if node.op in FOLDS or node.op in RUNS:
+                folds.append(node)
+        elif node is not loop:
+            still.append(node)
+    elements, again = [fold.args[0] for fold in folds], {id(fold) for fold in folds}
+    nested = any(fold.op in ("iterate", *RUNS) for fold in folds) or any(id(node) in again for node in walk(elements))
+    if nested or _numbers_of(elements, [loop, *still]):
+        raise FormulaError("the step of iterate must fold elements made of its number, of no fold or other number made of that")
+    return folds, still
 
 
 def _numbers_of(elements, leaves):

@@ -1,13 +1,14 @@
 """Folds over a row, and the derivatives of what is made of them.
 
 A fold makes one number of a row's elements: `total`, `mean`, `largest`, `logsumexp`, `dot`, `norm2`, and `pick`, the element that
-the label names. A row formula is a number made of folds. Its derivative with respect to an element goes through every fold the
+the label names. A running sum (`preceding`, `following`) makes of each element the sum of those on one side of it, to be folded
+in turn. A row formula is a number made of folds. Its derivative with respect to an element goes through every fold the
 element enters, and through folds of folds: those bring one more fold into the derivative. What a label's element has besides the
 others is kept apart, one number a row, for the engine to add there: no element is asked whether it is the label's.
 """
 
 from .derive import derivative
-from .graph import ELEMENT, FOLDS, INT, ROW, FormulaError, Symbol, walk
+from .graph import ELEMENT, FOLDS, INT, ROW, RUNS, FormulaError, Symbol, walk
 from .primitives import absolute, exp_nonpositive, log, power, sqrt, weighted, where, with_derivative
 
 # How the results are called that a row formula has for every element.
@@ -108,6 +109,8 @@ def _at(node, label, memo):
     """A node with the label's element in the place of each row input's."""
     if node.level < ELEMENT:
         return node
+    if node.op in RUNS:
+        raise FormulaError(f"pick must be of what an element has of its own, got {node!r}")
     if id(node) not in memo:
         if node.op == "input":
             memo[id(node)] = node.graph.node("pick", node, label, level=ROW)
@@ -117,6 +120,50 @@ def _at(node, label, memo):
             if id(node) in node.graph.slopes:
                 node.graph.slopes[id(new)] = tuple(_at(part, label, memo) for part in node.graph.slopes[id(node)])
     return memo[id(node)]
+
+
+def preceding(x):
+    """For each element the sum of those before it."""
+    return _run("preceding", x)
+
+
+def following(x):
+    """For each element the sum of those after it."""
+    return _run("following", x)
+
+
+def running(x):
+    """For each element the sum up to and including it."""
+    return preceding(x) + x
+
+
+def _run(op, x):
+    if not isinstance(x, Symbol):
+        raise FormulaError(f"{op} must be of what a row formula computes, got {x!r}")
+    if x.level < ELEMENT and not x.is_literal(1):
+        return x if x.is_literal(0) else x * _run(op, x.graph.literal(1))
+    if x.op == "neg" and id(x) not in x.graph.slopes:
+        return -_run(op, x.args[0])
+    if x.op == "mul" and id(x) not in x.graph.slopes:
+        for factor, rest in (x.args, reversed(x.args)):
+            if factor.level < ELEMENT:
+                return factor * _run(op, rest)
+    return x.graph.node(op, x, level=ELEMENT)
+
+
+def iterate(x, start, step):
+    """The number of the row that `t = step(x, t)` comes to when it is repeated from `start` on for as long as it rises.
+
+    A step may fold the row, in one pass. The derivative is that of the last step alone: for a Newton step at its root that is the
+    implicit one. Second derivatives take the step's own derivative not to vary with `t`, as where it is linear in pieces.
+    """
+    graph = x.graph
+    # Numbered: what tells two loops from the same start apart is made only now.
+    node = graph.node("iterate", graph.literal(start), len(graph.loops), level=ROW)
+    graph.loops[id(node)] = last = step(x, node)
+    if not isinstance(last, Symbol) or last.level != ROW:
+        raise FormulaError(f"the step of iterate must give a number of the row made of the one before, got {last!r}")
+    return last
 
 
 # --- derivatives ------------------------------------------------------------------------------------------------------------
@@ -137,19 +184,30 @@ def _gradient(value, x):
     """From the value back through the folds, the outermost first."""
     # A declared derivative may be with respect to what the value does not mention.
     declared = [value.graph.slopes[id(node)][0] for node in walk([value]) if id(node) in value.graph.slopes]
-    folds = [node for node in walk([*declared, value]) if node.op in FOLDS]
+    folds = [node for node in walk([*declared, value]) if node.op in FOLDS or node.op in RUNS]
     literal = value.graph.literal
     everywhere, at_label, reached = literal(0), literal(0), []
     for fold in reversed(folds):
         slope = derivative(value, fold)
         for outer, outer_slope in reached:
-            slope = slope + outer_slope * _through(outer, fold)
+            slope = slope + _passed_on(outer, outer_slope, fold)
         reached.append((fold, slope))
-        if fold.op != "pick":
+        if fold.op in RUNS:
+            everywhere = everywhere + _run(RUNS[fold.op], slope) * derivative(fold.args[0], x)
+        elif fold.op != "pick":
             everywhere = everywhere + slope * _own_slope(fold, x)
         elif fold.args[0] is x:
             at_label = at_label + slope
     return everywhere, at_label
+
+
+def _passed_on(outer, slope, inner):
+    """What of the slope at an outer fold or running sum comes down to one inside it: an element for a running sum."""
+    if outer.op == "pick" or (outer.op not in RUNS and inner.op not in RUNS):
+        return slope * _through(outer, inner)
+    each = _run(RUNS[outer.op], slope) if outer.op in RUNS else slope * _share(outer)
+    each = each * derivative(outer.args[0], inner)
+    return each if inner.op in RUNS else total(each)
 
 
 def _curvature(everywhere, at_label, x, label):
@@ -169,7 +227,11 @@ def _curvature(everywhere, at_label, x, label):
         return parts, extra
 
     def of_fold(fold):
-        if id(fold) not in memo:
+        if id(fold) not in memo and fold.op in RUNS:
+            memo[id(fold)] = _run_movement(fold, x, of_fold), graph.literal(0)
+        elif id(fold) not in memo and any(inner.op in RUNS for inner in _inside(fold.args[0])):
+            memo[id(fold)] = _gradient(fold, x)
+        elif id(fold) not in memo:
             moved, extra = _own_slope(fold, x), graph.literal(0)
             for inner in _inside(fold.args[0]):
                 through = _through(fold, inner)
@@ -206,6 +268,8 @@ def row_tangent(gradient, x, vector, label=None):
         if id(fold) not in memo:
             if fold.op == "pick":
                 memo[id(fold)] = _at(vector, label, {}) if fold.args[0] is x else x.graph.literal(0)
+            elif fold.op in RUNS:
+                memo[id(fold)] = _run(fold.op, along(fold.args[0]))
             else:
                 memo[id(fold)] = total(_share(fold) * along(fold.args[0]))
         return memo[id(fold)]
@@ -213,15 +277,40 @@ def row_tangent(gradient, x, vector, label=None):
     return tuple(along(part) for part in gradient)
 
 
+def _run_movement(run, x, of_fold):
+    """How an element of a running sum moves with the element of `x` at its place, which is not in the sum itself."""
+    each, moved = run.args[0], x.graph.literal(0)
+
+    def by_fold(slope, fold):
+        """As far as the folds in the sum move, which `slope` says for each element."""
+        if slope.is_literal(0) or (fold.op == "pick" and fold.args[0] is not x):
+            return slope.graph.literal(0)
+        own, at_label = (None, None) if fold.op in (*RUNS, "pick") else of_fold(fold)
+        if own is None or not at_label.is_literal(0):
+            raise FormulaError("second derivatives go through two running sums at most, and through no label inside of one")
+        return _run(run.op, slope) * own
+
+    for inner in _inside(each):
+        slope = derivative(each, inner)
+        if inner.op not in RUNS:
+            moved = moved + by_fold(slope, inner)
+            continue
+        if inner.op != run.op:
+            moved = moved + _run(run.op, slope) * derivative(inner.args[0], x)
+        for fold in _inside(inner.args[0]):
+            moved = moved + by_fold(slope * _run(inner.op, derivative(inner.args[0], fold)), fold)
+    return moved
+
+
 def _inside(node):
-    """The folds that a node uses directly, not those inside of them."""
+    """The folds and running sums that a node uses directly, not those inside of them."""
     found, stack, seen = [], [node], set()
     while stack:
         node = stack.pop()
         if id(node) in seen:
             continue
         seen.add(id(node))
-        if node.op in FOLDS:
+        if node.op in FOLDS or node.op in RUNS:
             found.append(node)
         else:
             stack.extend(node.operands)

@@ -22,7 +22,7 @@ from ..formula import (
     where,
     with_derivative,
 )
-from ..formula.rows import below_peak, length, mean, pick, total
+from ..formula.rows import below_peak, iterate, length, mean, pick, total
 from .binary import logistic
 
 # Where a cross-entropy exceeds this, whatever vanishes with the class's probability has vanished.
@@ -227,3 +227,41 @@ def nll(log_probs, target, class_weight):
     """
     hit = pick(log_probs, target)
     return -hit if class_weight is None else weighted(pick(class_weight, target), -hit)
+
+
+def _newton(below, threshold):
+    """Nearer to where what lies above the threshold sums to 1; from below that point the steps rise and never pass it."""
+    excess = total(maximum(below - threshold, 0)) - 1
+    nearer = threshold + excess / total(where(below > threshold, 1, 0))
+    # The largest of n probabilities is at least 1/n: by rounding alone nothing would be left above the threshold.
+    return with_derivative(minimum(nearer, -1 / length(below)), nearer, 1)
+
+
+@row_loss(
+    target=Class(),
+    class_weight=ClassWeight(),
+    reference="Martins and Astudillo (2016), From Softmax to Sparsemax, ICML; the threshold: Held, Wolfe and Crowder (1974)",
+    peers={"torch": "sparsemax_martins(logits, target) * (1 if class_weight is None else class_weight[target])"},
+)
+def sparsemax(logits, target, class_weight):
+    r"""Loss of sparsemax, the Euclidean projection of the logits onto the probabilities, which gives many classes exactly 0.
+
+    .. math:: -x_t + \tfrac12 \sum_{c \in S} (x_c^2 - \tau^2) + \tfrac12 = \tfrac12 \|p - e_t\|^2 + \max(0, \tau - x_t)
+        \qquad p = \max(0, x - \tau),\ \textstyle\sum_c p_c = 1
+
+    with S the classes of p > 0 and e_t the one-hot label, times the class's weight. The gradient is p - e_t. Never negative, and
+    0 where the class leads all others by 1 or more: the margin of a hinge loss. p, of the loss without weights, is
+    `sparsemax.grad(logits, target, reduction="sum")` with 1 added at the class. As in the paper and in the Python packages
+    `entmax` and TensorFlow Addons, which have no class weights; PyTorch, Optax and Keras do not have it.
+    """
+    below = below_peak(logits)[0]
+    threshold = iterate(below, -1, _newton)
+    chances = maximum(below - threshold, 0)
+    hit, at_hit = pick(chances, target), pick(below, target)
+    # How the threshold moves cancels from the gradient.
+    squares = with_derivative(chances * chances, below, 2 * chances)
+    plain = 0.5 * total(squares) - at_hit
+    # A sum of terms that are not below 0. A class of more than 1/2 is the only largest one.
+    others = where(hit > 0.5, total(where(below < at_hit, chances * chances, 0)), total(squares) - hit * hit)
+    value = with_derivative(0.5 * (others + (1 - hit) * (1 - hit)) + maximum(threshold - at_hit, 0), plain, 1)
+    return value if class_weight is None else weighted(pick(class_weight, target), value)

@@ -16,7 +16,7 @@ from ..formula import (
     where,
     with_derivative,
 )
-from ..formula.rows import below_peak, total
+from ..formula.rows import below_peak, preceding, total
 
 
 @loss(
@@ -139,3 +139,26 @@ def total_variation(pred, target):
     checked. Some libraries leave the factor 1/2 out. The gradient is 0 where entries agree. PyTorch has no such function.
     """
     return 0.5 * total(absolute(pred - target))
+
+
+@row_loss(
+    pred=Fraction(),
+    target=Fraction(),
+    differentiable=("pred", "target"),
+    reference="Vallender (1974), Theory of Probability and Its Applications 18, 784-786; Rubner et al. (2000), IJCV 40, 99-121",
+    peers={
+        "torch": "(pred - target).cumsum(-1)[..., :-1].abs().sum(-1)",
+        "scipy": "wasserstein_scipy(pred, target)",
+    },
+)
+def wasserstein_1d(pred, target):
+    r"""Wasserstein-1 (earth mover's) distance between two rows of probabilities, of points in a row one apart.
+
+    .. math:: \sum_{c=1}^{C-1} \Bigl| \sum_{i \le c} p_i - t_i \Bigr|
+
+    In units of the points' distance, as `scipy.stats.wasserstein_distance(arange(C), arange(C), p, t)`, which divides each row by
+    its sum. Here nothing is normalised, and that both rows have one sum is not checked: what one has more than the other by
+    the last point costs nothing there. Divide by C - 1 for a distance from 0 to 1. The gradient takes the sign of 0 as 0, that of
+    the last entry is 0. PyTorch has no such function; the squared differences of the cumulative sums would be Cramér's distance.
+    """
+    return total(absolute(preceding(pred - target)))
