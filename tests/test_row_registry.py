@@ -1,12 +1,14 @@
 """Every row loss, compiled: against its formula at 50 digits, against its peers, and the layouts and threads it must not mind."""
 
+import itertools
+
 import numpy as np
 import peers
 import pytest
 from test_formulas import away_from_default
 
 import fastloss as fl
-from fastloss.formula import PROBABILITIES, Class, ClassWeight, Label, PerRow, oracle
+from fastloss.formula import MEMBERS, PROBABILITIES, Class, Classes, ClassWeight, Label, PerRow, oracle
 
 each_loss = pytest.mark.parametrize("name", fl.losses.ROWS)
 
@@ -27,7 +29,9 @@ def draw(formula, shape, there=(), seed=0):
     rng = np.random.default_rng(seed)
     arrays = {}
     for name, domain in formula.input_domains.items():
-        if isinstance(domain, Class) and PROBABILITIES in there:
+        if isinstance(domain, Classes):
+            arrays[name] = lists(rng, shape)
+        elif isinstance(domain, Class) and PROBABILITIES in there:
             arrays[name] = rng.dirichlet(np.ones(shape[-1]), shape[:-1])
         elif isinstance(domain, Class):
             arrays[name] = rng.integers(0, shape[-1], shape[:-1])
@@ -42,6 +46,32 @@ def draw(formula, shape, there=(), seed=0):
         else:
             arrays[name] = rng.normal(0, 1.5, shape)
     return arrays
+
+
+def lists(rng, shape):
+    """Lists of labels: none, all, one twice, and what stands behind the end."""
+    found = rng.permuted(np.broadcast_to(np.arange(shape[-1]), shape), axis=-1)
+    ends = rng.integers(0, min(shape[-1], 5) + 1, shape[:-1])
+    np.put_along_axis(found, np.minimum(ends, shape[-1] - 1)[..., None], -1, -1)
+    found[1::5, 1:2] = found[1::5, :1]
+    return found
+
+
+def exactly(formula, traced, point, vector):
+    """The oracle's results; where a row has a list of labels, summed over it."""
+    if not formula.has_lists:
+        return oracle.evaluate(traced, point, vector)
+    listed = list(itertools.takewhile(lambda label: label >= 0, point[formula.label]))
+    length = len(point[formula.label])
+    marks = {MEMBERS: [float(j in listed) for j in range(length)]}
+    results = {}
+    for label in listed:
+        exact = oracle.evaluate(traced, point | {formula.label: label} | marks, vector)
+        for role, found in exact.items():
+            at_label = exact.get(f"label_{role}", 0)
+            results.setdefault(role, 0)
+            results[role] = results[role] + np.array(found) + at_label * (np.arange(length) == label if at_label else 0)
+    return {role: np.asarray(results[role]).tolist() if listed else 0.0 for role in (results or traced.outputs)}
 
 
 def each(results):
@@ -60,13 +90,13 @@ def test_results_are_the_formulas_to_fifty_digits(name, length):
         traced = formula.trace(formula.choice(values, there))
         for row in range(2 if length < 70 else 1):
             point = {n: a.tolist() if n in there else a[row].tolist() for n, a in arrays.items()}
-            exact = oracle.evaluate(traced, point, formula.vector(values))
+            exact = exactly(formula, traced, point, formula.vector(values))
             assert value[row] == pytest.approx(float(exact["value"]), rel=1e-12, abs=1e-13)
             for kind, results in (("grad", each(grad)), ("hess", each(hess))):
                 for argument, result in zip(formula.differentiable, results, strict=True):
                     expected = exact[f"{kind}_{argument}"]
                     expected = [float(e) for e in expected] if isinstance(expected, list) else [float(expected)] * length
-                    if formula.label and PROBABILITIES not in there:
+                    if formula.label and PROBABILITIES not in there and not formula.has_lists:
                         expected[point[formula.label]] += float(exact[f"label_{kind}_{argument}"])
                     scale = max(1, np.abs(expected).max())
                     np.testing.assert_allclose(

@@ -3,7 +3,7 @@
 import numpy as np
 
 from fastloss import Loss
-from fastloss.formula import Class, Label, PerRow, Shaped
+from fastloss.formula import Class, Classes, Label, PerRow, Shaped
 
 ROW = 100  # the elements of a row, for losses of rows
 
@@ -35,6 +35,10 @@ def inputs(loss, size, dtype="float32", seed=0):
         if isinstance(domain, Shaped):
             shape = rows if "..." in domain.dimensions else (min(size, ROW),) * len(domain.dimensions)
             arrays.append(rng.standard_normal(shape, dtype=np.float32).astype(dtype, copy=False))
+        elif isinstance(domain, Classes):
+            listed = rng.integers(0, rows[1], rows)
+            listed[:, min(3, rows[1] - 1)] = -1  # three labels, few rows have one twice
+            arrays.append(listed)
         elif isinstance(domain, Class):
             arrays.append(rng.integers(0, rows[1], rows[0]))
         elif isinstance(domain, PerRow):

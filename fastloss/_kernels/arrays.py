@@ -179,3 +179,15 @@ def label_error(who, name, length, array, shape, index):
     return ValueError(
         f"{who}: {name} must be a class from 0 to {length - 1}, got {value} at index {index if len(index) != 1 else index[0]}"
     )
+
+
+def list_error(who, name, array, shape, axis, found):
+    """`found` counts along the rows, one after the other."""
+    array = np.moveaxis(np.broadcast_to(array, shape), axis, -1)
+    row, k = divmod(found, shape[axis])
+    index = list(map(int, np.unravel_index(row, array.shape[:-1])))
+    value = array[(*index, k)]
+    index.insert(axis, k)
+    return ValueError(
+        f"{who}: {name} must be classes from 0 to {shape[axis] - 1}, ended by -1, got {value} at index {tuple(index)}"
+    )

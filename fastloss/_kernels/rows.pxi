@@ -107,6 +107,9 @@ cdef struct RowJob:
     bint predicts
     Py_ssize_t* correct_by_chunk
     Operand labels
+    # Where a row has several labels: its list of them, and which input is 1 for each element that the list names, or -1.
+    RowOperand lists
+    int members
     Operand weights
     const char* class_weight
     Py_ssize_t ignore_index
@@ -205,6 +208,10 @@ cdef struct Row:
     Py_ssize_t index
     Py_ssize_t label
     double weight
+    # Of a list of labels: how many there are, and the results so far.
+    Py_ssize_t* list
+    Py_ssize_t listed
+    char* sums[MAX_OUTPUTS]
     Py_ssize_t repeats
 
 
@@ -222,6 +229,8 @@ cdef char* row_buffers(const RowJob* job, Row* row) noexcept nogil:
         size += 0 if job.rows[k].along else whole_row(job)
     for k in range(job.inputs, program.rows):
         size += whole_row(job) if program.kept[k] else 0
+    if job.members >= 0:
+        size += program.outputs * whole_row(job) + job.length * sizeof(Py_ssize_t)
     scratch = <char*>malloc(size + 64)
     if scratch == NULL:
         job.out_of_memory[0] = True
@@ -232,6 +241,11 @@ cdef char* row_buffers(const RowJob* job, Row* row) noexcept nogil:
         if not job.rows[k].along if k < job.inputs else program.kept[k]:
             row.rows[k] = aligned(scratch) + used
             used += whole_row(job)
+    if job.members >= 0:
+        for k in range(program.outputs):
+            row.sums[k] = aligned(scratch) + used
+            used += whole_row(job)
+        row.list = <Py_ssize_t*>(aligned(scratch) + used)
     return scratch
 
 
@@ -244,14 +258,36 @@ cdef void begin_row(const RowJob* job, Row* row) noexcept nogil:
     cdef int k
     for k in range(job.inputs):
         source = place(&job.rows[k].rows, row.index)
-        if job.rows[k].along:
+        if k == job.members:
+            read_list(job, row)
+        elif job.rows[k].along:
             row.rows[k] = source
         else:
             job.rows[k].rows.load(source, job.rows[k].stride, row.rows[k], job.length)
     for k in range(job.given):
         job.numbers[k].load(place(&job.numbers[k], row.index), 0, numbers + k * itemsize, 1)
+    pick_numbers(job, row)
+
+
+cdef void pick_numbers(const RowJob* job, Row* row) noexcept nogil:
+    cdef const RowProgram* program = job.program
+    cdef Py_ssize_t itemsize = job.work.itemsize
+    cdef int k
     for k in range(program.picks):
-        memcpy(numbers + program.pick_number[k] * itemsize, row.rows[program.pick_row[k]] + row.label * itemsize, itemsize)
+        memcpy(<char*>row.numbers + program.pick_number[k] * itemsize, row.rows[program.pick_row[k]] + row.label * itemsize, itemsize)
+
+
+cdef void read_list(const RowJob* job, Row* row) noexcept nogil:
+    """The row's labels, up to -1, and their mark among the elements."""
+    cdef Py_ssize_t label, itemsize = job.work.itemsize
+    cdef char* members = row.rows[job.members]
+    job.lists.rows.load(place(&job.lists.rows, row.index), job.lists.stride, <char*>row.list, job.length)
+    memset(members, 0, job.length * itemsize)
+    row.listed = 0
+    # Another label outside than -1 can only have been written since the labels were looked at.
+    while row.listed < job.length and 0 <= row.list[row.listed] < job.length:
+        put(job.work, members + row.list[row.listed] * itemsize, 1)
+        row.listed += 1
 
 
 cdef void begin_pass(const RowJob* job, Row* row, int stage, double* folded) noexcept nogil:
@@ -322,25 +358,36 @@ cdef void run_segment(const RowJob* job, const Row* row, int stage, Py_ssize_t s
 
 
 cdef void store_tile(const RowJob* job, const Row* row, char** outputs, Py_ssize_t start, Py_ssize_t n) noexcept nogil:
-    """Add what the label's element has besides, weigh, and store."""
+    """Add what the label's element has besides; then weigh and store, or add to what the row's other labels gave."""
     cdef const RowProgram* program = job.program
-    cdef const Tilework* work = job.work
-    cdef const RowOperand* target
-    cdef double factor = job.factor * row.weight
-    cdef char* out
+    cdef Py_ssize_t i, itemsize = job.work.itemsize
     cdef int f
     for f in range(program.outputs):
-        target = &job.outputs[f]
         if program.at_label[f] >= 0 and start <= row.label < start + n:
-            add_to(work, outputs[f] + (row.label - start) * work.itemsize, <char*>row.numbers + program.at_label[f] * work.itemsize)
-        out = place(&target.rows, row.index) + start * target.stride
-        if not target.along:
-            work.scale(outputs[f], factor, outputs[f], n)
-            target.rows.store(outputs[f], out, target.stride, n)
-        elif job.stream:
-            work.stream(outputs[f], factor, out, n)
+            add_to(job.work, outputs[f] + (row.label - start) * itemsize, <char*>row.numbers + program.at_label[f] * itemsize)
+        if job.members < 0:
+            put_tile(job, row, f, outputs[f], start, n)
+        elif itemsize == 8:
+            for i in range(n):
+                (<double*>row.sums[f])[start + i] += (<double*>outputs[f])[i]
         else:
-            work.scale(outputs[f], factor, out, n)
+            for i in range(n):
+                (<float*>row.sums[f])[start + i] += (<float*>outputs[f])[i]
+
+
+cdef inline void put_tile(const RowJob* job, const Row* row, int f, char* tile, Py_ssize_t start, Py_ssize_t n) noexcept nogil:
+    """Weigh and store."""
+    cdef const Tilework* work = job.work
+    cdef const RowOperand* target = &job.outputs[f]
+    cdef char* out = place(&target.rows, row.index) + start * target.stride
+    cdef double factor = job.factor * row.weight
+    if not target.along:
+        work.scale(tile, factor, tile, n)
+        target.rows.store(tile, out, target.stride, n)
+    elif job.stream:
+        work.stream(tile, factor, out, n)
+    else:
+        work.scale(tile, factor, out, n)
 
 
 cdef bint end_pass(const RowJob* job, Row* row, int stage, double* folded) noexcept nogil:
@@ -406,6 +453,44 @@ cdef void fetch(const RowJob* job, Py_ssize_t index) noexcept nogil:
                 prefetch(source + offset)
 
 
+cdef void run_row(const RowJob* job, Row* row, Py_ssize_t last) noexcept nogil:
+    """All passes over a row; the next one, if it comes before `last`, is asked for."""
+    cdef double[MAX_FOLDS] folded
+    cdef Py_ssize_t start
+    cdef int stage
+    for stage in range(job.program.stages):
+        if stage == 1 and row.index + 1 < last:
+            fetch(job, row.index + 1)
+        begin_pass(job, row, stage, folded)
+        while True:
+            start = 0
+            while start < job.length:
+                run_segment(job, row, stage, start, folded)
+                start += CHUNK
+            if not end_pass(job, row, stage, folded):
+                break
+
+
+cdef double run_list(const RowJob* job, Row* row, Py_ssize_t last) noexcept nogil:
+    """The passes for each of the row's labels: values and results add up."""
+    cdef Py_ssize_t start, k
+    cdef double total = 0
+    cdef int f
+    for f in range(job.program.outputs):
+        memset(row.sums[f], 0, job.length * job.work.itemsize)
+    for k in range(row.listed):
+        row.label = row.list[k]
+        pick_numbers(job, row)
+        run_row(job, row, last if k == row.listed - 1 else 0)
+        total += value_of(job, row)
+    for f in range(job.program.outputs):
+        start = 0
+        while start < job.length:
+            put_tile(job, row, f, row.sums[f] + start * job.work.itemsize, start, min(<Py_ssize_t>TILE, job.length - start))
+            start += TILE
+    return total
+
+
 cdef void along_chunk(void* context, Py_ssize_t chunk) noexcept nogil:
     """A group of rows, one after the other: each goes through its passes in tiles."""
     cdef const RowJob* job = <const RowJob*>context
@@ -416,34 +501,27 @@ cdef void along_chunk(void* context, Py_ssize_t chunk) noexcept nogil:
     cdef double[MOST_SIDE_BY_SIDE] weights
     cdef char[2 * TILE_BYTES + 64] memory
     cdef char* values = aligned(memory)
-    cdef double[MAX_FOLDS] folded
     cdef Row row
-    cdef Py_ssize_t index, start, correct = 0
-    cdef int stage
+    cdef Py_ssize_t index, correct = 0
+    cdef double value
     cdef char* scratch = row_buffers(job, &row)
     if scratch == NULL:
         return
     chunk_weights(job, first, last - first, labels, weights)
     for index in range(first, last):
         row.index, row.label, row.weight = index, labels[index - first], weights[index - first]
+        value = 0
         if row.weight == 0:
-            put(work, values + (index - first) * work.itemsize, 0)
             leave_out(job, &row)
-            continue
-        begin_row(job, &row)
-        for stage in range(job.program.stages):
-            if stage == 1 and index + 1 < last:
-                fetch(job, index + 1)
-            begin_pass(job, &row, stage, folded)
-            while True:
-                start = 0
-                while start < job.length:
-                    run_segment(job, &row, stage, start, folded)
-                    start += CHUNK
-                if not end_pass(job, &row, stage, folded):
-                    break
-        put(work, values + (index - first) * work.itemsize, value_of(job, &row))
-        correct += others_of(job, &row)
+        else:
+            begin_row(job, &row)
+            if job.members < 0:
+                run_row(job, &row, last)
+                value = value_of(job, &row)
+            else:
+                value = run_list(job, &row, last)
+            correct += others_of(job, &row)
+        put(work, values + (index - first) * work.itemsize, value)
     job.correct_by_chunk[chunk] = correct
     if job.stream:
         FASTLOSS_FENCE()
@@ -702,15 +780,16 @@ cdef enum:
     ROW
     NUMBER
     LABEL
+    LABELS_OF_ROW
     CLASS_WEIGHT
 
-KINDS = {"row": ROW, "number": NUMBER, "label": LABEL, "class weight": CLASS_WEIGHT}
+KINDS = {"row": ROW, "number": NUMBER, "label": LABEL, "labels": LABELS_OF_ROW, "class weight": CLASS_WEIGHT}
 
 
 cdef class RowPlan:
     """One variant of a row formula, bound to its programs and to the values of its hyperparameters.
 
-    `kinds` says of each input what it holds: "row", "number", "label" or "class weight"; rows lie along `axis`, and those of the
+    `kinds` says of each input what it holds: "row", "number", "label", "labels" or "class weight"; rows lie along `axis`, and those of the
     label `ignore_index` are left out.
     """
 
@@ -898,7 +977,7 @@ cdef object _evaluate_rows(RowPlan plan, int want, tuple inputs, object sample_w
         job.sums_by_chunk = <double*><char*>sums
     job.correct_by_chunk = <Py_ssize_t*>(job.sums_by_chunk + chunks)
     cdef double nanoseconds = job.count * job.length * UNIT_NS * (8 + plan.costs[want]) * (2 if precision == F64 else 1)
-    if not job.side_by_side and job.length >= SHARED_ROW and job.count < 4 * fastloss_get_num_threads():
+    if not job.side_by_side and job.members < 0 and job.length >= SHARED_ROW and job.count < 4 * fastloss_get_num_threads():
         run_long_rows(&job, nanoseconds)
     else:
         run_chunks(across_chunk if job.side_by_side else along_chunk, &job, chunks, nanoseconds)
@@ -936,7 +1015,7 @@ cdef object hold_rows(RowJob* job, RowPlan plan, Held* held, object first):
     if job.length == 0:
         raise ValueError(f"{plan.who}: {plan.inputs[0]} must have at least one element along axis {job.axis}, got shape {first.shape}")
     job.ignore_index = plan.ignore_index
-    job.other_number = -1
+    job.other_number = job.members = -1
     return first
 
 
@@ -958,13 +1037,52 @@ cdef list hold_inputs(RowJob* job, RowPlan plan, Held* held, tuple inputs, objec
             array = numbers_of_rows(&job.labels, held, plan.who, name, inputs[k], &LABELS, job)
             if held.codes[held.count - 1] <= BF16:
                 raise TypeError(f"{plan.who}: {name} must hold whole numbers, got dtype {array.dtype}")
+        elif kind == LABELS_OF_ROW:
+            array = hold_lists(job, plan, held, name, inputs[k], first)
         else:
             array = numbers_of_rows(&job.numbers[job.given], held, plan.who, name, inputs[k], job.work, job)
             job.given += 1
             if check and plan.domains[k] is not None:
                 scan(&job.numbers[job.given - 1], job.work, job.count, plan.who, name, plan.domains[k], array, np.broadcast_to(np.empty(()), rows_shape(job)))
         arrays_held.append(array)
+    if job.lists.rows.data != NULL:
+        # The marks are the last input of the program, made row by row.
+        job.members = job.inputs
+        job.rows[job.inputs].rows = job.lists.rows
+        job.inputs += 1
     return arrays_held
+
+
+cdef object hold_lists(RowJob* job, RowPlan plan, Held* held, str name, object array, object first):
+    """Hold the rows' lists of labels; ValueError if one is outside."""
+    cdef Py_ssize_t found
+    cdef Py_ssize_t* labels
+    array = hold(held, plan.who, name, array)
+    if held.codes[held.count - 1] <= BF16:
+        raise TypeError(f"{plan.who}: {name} must hold whole numbers, got dtype {array.dtype}")
+    if not lay_out_rows(&job.lists, &held.views[held.count - 1], held.codes[held.count - 1], &LABELS, job.axis, &held.views[0]):
+        array = hold(held, plan.who, name, np.ascontiguousarray(arrays.as_shape(plan.who, name, array, f"{plan.inputs[0]}'s shape", first.shape)))
+        lay_out_rows(&job.lists, &held.views[held.count - 1], held.codes[held.count - 1], &LABELS, job.axis, &held.views[0])
+    scratch = bytearray(job.length * sizeof(Py_ssize_t))
+    labels = <Py_ssize_t*><char*>scratch
+    with nogil:
+        found = find_outside(job, labels)
+    if found >= 0:
+        raise arrays.list_error(plan.who, name, array, first.shape, job.axis, found)
+    return array
+
+
+cdef Py_ssize_t find_outside(const RowJob* job, Py_ssize_t* labels) noexcept nogil:
+    """The first label of a list that is neither -1, its end, nor a class, counted along the rows one after the other; or -1."""
+    cdef Py_ssize_t row, k
+    for row in range(job.count):
+        job.lists.rows.load(place(&job.lists.rows, row), job.lists.stride, <char*>labels, job.length)
+        for k in range(job.length):
+            if not 0 <= labels[k] < job.length:
+                if labels[k] != -1:
+                    return row * job.length + k
+                break
+    return -1
 
 
 cdef object hold_row_input(RowJob* job, RowPlan plan, Held* held, int k, object array, object first, bint check):
@@ -1030,7 +1148,7 @@ cdef double count_rows(RowJob* job, RowPlan plan, list arrays_held) except? -1:
 cdef Py_ssize_t group_rows(RowJob* job) noexcept:
     """How the rows are walked over, and in how many chunks."""
     job.stream = job.outputs_laid * job.count * job.length * job.work.itemsize > STREAM_BYTES
-    job.side_by_side = job.length < LONG_ROW or (job.rows[0].across and not job.rows[0].along)
+    job.side_by_side = job.members < 0 and (job.length < LONG_ROW or job.rows[0].across and not job.rows[0].along)
     if job.side_by_side:
         job.group = max(16, min(<Py_ssize_t>MOST_SIDE_BY_SIDE, GROUP // job.length // 16 * 16))
     else:

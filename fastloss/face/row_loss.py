@@ -7,7 +7,7 @@ import numpy as np
 
 from .._kernels import arrays
 from .._kernels.engine import RowPlan
-from ..formula import PROBABILITIES, Class, ClassWeight, Fraction, PerRow, RowFormula
+from ..formula import PROBABILITIES, Class, Classes, ClassWeight, Fraction, PerRow, RowFormula
 from .loss import GRAD, HESS, MOST_PLANS, VALUE, Loss
 
 HVP = 8
@@ -36,7 +36,7 @@ class RowLoss(Loss):
 
     def __init__(self, formula: RowFormula) -> None:
         super().__init__(formula)
-        kinds = {Class: "label", ClassWeight: "class weight", PerRow: "number"}
+        kinds = {Class: "label", Classes: "labels", ClassWeight: "class weight", PerRow: "number"}
         self._kinds = {name: kinds.get(type(domain), "row") for name, domain in formula.input_domains.items()}
         self._required = len(formula.inputs) - len(formula.optional)
         self._label = formula.inputs.index(formula.label) if formula.label else None

@@ -10,6 +10,7 @@ from .blocks import BlockFormula, NearestCenterFormula
 from .definition import (
     F32,
     F64,
+    MEMBERS,
     PRECISIONS,
     PROBABILITIES,
     VECTOR_FUNCTIONS,
@@ -23,6 +24,7 @@ from .definition import (
 )
 from .domains import (
     Class,
+    Classes,
     ClassWeight,
     Each,
     Flag,

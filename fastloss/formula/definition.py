@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from .derive import carries_nan, derivative, guard_nan
-from .domains import Class, ClassWeight, Each, PerRow, Real
+from .domains import Class, Classes, ClassWeight, Each, PerRow, Real
 from .graph import INT, ROW, FormulaError, Graph, Parameter, Symbol, select
 from .rows import ALONG, row_derivatives, row_tangent
 
@@ -20,6 +20,8 @@ from .rows import ALONG, row_derivatives, row_tangent
 WANTS = ("v", "g", "vg", "gh", "vgh")
 # A variant of a row formula that takes probabilities where others take a label.
 PROBABILITIES = "probabilities"
+# What a row with a list of labels has besides, from the engine: 1 for each element that the list names, 0 for the others.
+MEMBERS = "members"
 
 
 @dataclass(frozen=True)
@@ -201,7 +203,8 @@ class RowFormula(Formula):
         self.flags = (*self.optional, PROBABILITIES) if self.is_soft else self.optional
         # A gradient needs what the value needs.
         self.wants = ("v", "vg", "vgh", "p") if self.curvature else ("v", "vg", "vgh")
-        self.options = {"axis": -1, "ignore_index": -100} if self.label else {"axis": -1}
+        self.has_lists = isinstance(self.input_domains.get(self.label), Classes)
+        self.options = {"axis": -1, "ignore_index": -100} if self.label and not self.has_lists else {"axis": -1}
         for name in self.differentiable:
             if isinstance(self.input_domains[name], Class | ClassWeight | PerRow):
                 raise FormulaError(f"{self.name}: {name} must hold rows to be differentiable")
@@ -213,6 +216,8 @@ class RowFormula(Formula):
     def input_symbol(self, graph, name):
         domain = self.input_domains[name]
         if isinstance(domain, Class):
+            if self.has_lists:
+                graph.members = graph.node("input", MEMBERS)
             return graph.node("input", name, kind=INT, level=ROW)
         return graph.node("input", name, level=ROW if isinstance(domain, PerRow) else None)
 
@@ -235,6 +240,8 @@ class RowFormula(Formula):
         absent = [name for name in self.optional if not there[name]]
         soft = [self.label] if there.get(PROBABILITIES) else []
         graph, inputs, leaves, value = self.call_with_symbols(choice[:count], absent, soft)
+        if self.has_lists:
+            inputs[MEMBERS] = graph.members
         value, others = value if isinstance(value, tuple) else (value, {})
         outputs = {"value": value, **others}
         for condition in graph.needs:
@@ -250,7 +257,8 @@ class RowFormula(Formula):
             directions["vector"] = graph.node("input", "vector")
             first = outputs[f"grad_{name}"], outputs[f"label_grad_{name}"]
             outputs[f"hvp_{name}"], outputs[f"label_hvp_{name}"] = row_tangent(first, inputs[name], directions["vector"], label)
-        sources = [symbol for name, symbol in inputs.items() if name != self.label and name not in self.optional]
+        own = (self.label, MEMBERS, *self.optional)
+        sources = [symbol for name, symbol in inputs.items() if name not in own]
         for role, node in outputs.items():
             if role.startswith(ALONG) and not all(carries_nan(node, source) for source in sources):
                 outputs[role] = select(outputs["value"] == outputs["value"], node, outputs["value"])

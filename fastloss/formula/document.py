@@ -4,7 +4,7 @@ import inspect
 import math
 
 from .blocks import BlockFormula
-from .domains import Class, ClassWeight, Each, Flag, Label, Optional, PerRow, Shaped
+from .domains import Class, Classes, ClassWeight, Each, Flag, Label, Optional, PerRow, Shaped
 
 _COMMON = "sample_weight, reduction, normalizer, value_out, check"
 _KEYWORDS = "sample_weight=None, reduction='mean', normalizer=None, value_out=None, check=True"
@@ -123,6 +123,8 @@ def example(formula, name):
 
 def _example_of_rows(formula, name, domain):
     """Two rows of three, or what goes with them."""
+    if isinstance(domain, Classes):
+        return [[2, -1, 0], [0, 2, -1]]
     if isinstance(domain, Class):
         return [2, 0]
     if isinstance(domain, ClassWeight):
@@ -219,6 +221,10 @@ def _section(title):
 
 def _input(formula, name):
     domain = formula.input_domains[name]
+    if isinstance(domain, Classes):
+        yield f"{name} : array_like of integers"
+        yield f"    Of `{formula.inputs[0]}`'s shape. {str(domain)[0].upper()}{str(domain)[1:]}."
+        return
     if isinstance(domain, Class):
         yield f"{name} : array_like of integers" + (", or of probabilities" if domain.or_probabilities else "")
         yield f"    Of each row, from 0 to the number of {domain.of} less one; rows of `ignore_index` are left out."

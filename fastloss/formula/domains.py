@@ -121,6 +121,14 @@ class Class:
 
 
 @dataclass(frozen=True)
+class Classes(Class):
+    """A row's list of its classes, ended by -1: what the formula gives for one of them is summed over the list."""
+
+    def __str__(self):
+        return f"whole numbers from 0 to the number of {self.of} less one, ended by -1"
+
+
+@dataclass(frozen=True)
 class ClassWeight:
     """An input that may be left out: a weight for each class, the same for all rows."""
 

@@ -29,6 +29,7 @@ class Graph:
 
     def __init__(self, reassociate=True):
         self._nodes = {}
+        self.members = None  # the elements that a row's list of labels names
         self.needs = []  # conditions on a row without which its value is NaN
         self.slopes = {}  # what `with_derivative` declares: id(node) -> (x, slope)
         self.loops = {}  # what follows an `iterate` node's number: id(node) -> its step

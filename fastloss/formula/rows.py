@@ -105,6 +105,11 @@ def pick(x, label):
     return total(weighted(label, x) if isinstance(x, Symbol) else x * label)
 
 
+def is_among(labels):
+    """Whether the row's list of labels names the element."""
+    return labels.graph.members > 0
+
+
 def _at(node, label, memo):
     """A node with the label's element in the place of each row input's."""
     if node.level < ELEMENT:

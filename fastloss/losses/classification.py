@@ -3,6 +3,7 @@
 from ..face import row_loss
 from ..formula import (
     Class,
+    Classes,
     ClassWeight,
     Fraction,
     Interval,
@@ -22,7 +23,7 @@ from ..formula import (
     where,
     with_derivative,
 )
-from ..formula.rows import below_peak, iterate, length, mean, pick, total
+from ..formula.rows import below_peak, is_among, iterate, length, mean, pick, total
 from .binary import logistic
 
 # Where a cross-entropy exceeds this, whatever vanishes with the class's probability has vanished.
@@ -188,6 +189,25 @@ def multi_margin(logits, target, class_weight, margin, p):
     others = total(cost) - own
     value = with_derivative(maximum(others, 0), others, 1) / length(logits)
     return value if class_weight is None else weighted(pick(class_weight, target), value)
+
+
+@row_loss(
+    target=Classes(),
+    margin=NonNegative(1.0),
+    reference="Crammer and Singer (2003), A Family of Additive Online Algorithms for Category Ranking, JMLR 3, 1025-1058",
+    peers={"torch": "margin * F.multilabel_margin_loss(logits / margin, target, reduction='none')"},
+)
+def multilabel_margin(logits, target, margin):
+    r"""Hinge loss of the logits of all classes that are not the row's against those of all that are.
+
+    .. math:: \frac1C \sum_{t \in T} \sum_{c \notin T} \max(0, m - x_t + x_c)
+
+    As in PyTorch, whose margin m is 1: `target` lists the row's classes T first, ended by -1; what follows is not looked at. A
+    class that is listed twice counts twice. A row without classes costs 0. `margin` has the unit of the logits. The gradient at
+    the kink is 0. For a row of ones and zeros in place of a list see `multilabel_soft_margin`.
+    """
+    short = maximum(margin + (logits - pick(logits, target)), 0)
+    return total(where(is_among(target), 0, short)) / length(logits)
 
 
 @row_loss(
