@@ -2,7 +2,8 @@
 
 `generate.py` writes `tiles.pyx` at build time; it is compiled once per level of the processor, and `levels.py` picks one at
 import. `tilework.pxi` is the part of a tile's work that no formula knows: loading, scaling, storing, summing. `driver.pxi` walks,
-`rows.pxi` walks whole rows, `sweep.pxi` steps the tensors of an optimizer, `pool.c` are the threads.
+`rows.pxi` walks whole rows (`row_calls.pxi`: what a call gives it and gets), `sweep.pxi` steps the tensors of an optimizer,
+`pool.c` are the threads. `blocks.py`, `linear.py` and `centers.py` go through rows that share arrays, block by block.
 """
 
 import os

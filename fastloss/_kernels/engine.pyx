@@ -620,6 +620,7 @@ cdef object outputs(Job* job, Held* held, Plan plan, str name, object out, objec
 
 include "sweep.pxi"
 include "rows.pxi"
+include "row_calls.pxi"
 include "centers.pxi"
 
 

@@ -68,6 +68,10 @@ def _derivatives(formula):
         return
     yield "    `value_and_grad`, `value_grad_hess`, `grad_and_hess` and `grad` of this object also give the derivatives with respect"
     yield f"    to {by}."
+    if formula.options:
+        yield "    `evaluate` gives any of them in one pass, and each row's prediction besides."
+    if getattr(formula, "curvature", False):
+        yield f"    `hvp` gives the Hessian by {formula.differentiable[0]} times a vector."
 
 
 def loss_class(formula):
