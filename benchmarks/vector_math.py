@@ -192,7 +192,7 @@ FUNCTIONS = {
     "sqrt": Function(np.sqrt, CORRECT, (0.0, 100.0)),
     "sqrt1pm1": Function(_sqrt1pm1, (Promise(2.3, 2.3),), (-1.0, 100.0)),
     "exp": Function(np.exp, ONE),
-    "exp_nonpositive": Function(np.exp, (Promise(1.2, 1.2, "x <= 0", lambda x: x <= 0),), (-10.0, 0.0)),
+    "exp_nonpositive": Function(np.exp, (Promise(1.3, 1.3, "x <= 0", lambda x: x <= 0),), (-10.0, 0.0)),
     "expm1": Function(np.expm1, TWO),
     "log": Function(np.log, ONE, (0.0, 100.0)),
     "log1p": Function(np.log1p, TWO, (-1.0, 100.0)),

@@ -98,7 +98,7 @@ def exp(x, real):
 
 @vector_function
 def exp_nonpositive(x, real):
-    """e^x for x <= 0, as exp but cheaper; within 1.2 ulp.
+    """e^x for x <= 0, as exp but cheaper; within 1.3 ulp.
 
     There is no overflow, so 2^n times a constant is a normal number and one half. The reduced argument's own rounding counts.
     """
