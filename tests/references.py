@@ -23,58 +23,34 @@ STEPS = 4
 
 
 def losses():
-    """A record for each library, loss and setting."""
+    """A record for each library, loss and setting: single elements, two rows of five, and three rows of two that share arrays."""
     for name, peer in test_formulas.PEERS:
-        if peer not in LIBRARIES:
-            continue
         formula = test_formulas.FORMULAS[name]
-        for parameters in test_formulas.settings(formula):
-            inputs = test_formulas.inputs(formula, parameters, seed=7)
-            value, gradients = peers.evaluate(formula, peer, inputs, parameters)
-            yield {
-                "loss": name,
-                "peer": peer,
-                "parameters": parameters,
-                "inputs": _lists(inputs),
-                "value": value.tolist(),
-                "gradients": _lists(gradients or {}),
-            }
-
-
-def row_losses():
-    """The same of the losses of rows: two rows of five."""
+        for parameters in test_formulas.settings(formula) if peer in LIBRARIES else ():
+            yield record(name, peer, parameters, test_formulas.inputs(formula, parameters, seed=7))
     for name in fl.losses.ROWS:
         formula = getattr(fl, name).formula
-        for peer in LIBRARIES.keys() & formula.peers.keys():
+        for peer in sorted(LIBRARIES.keys() & formula.peers.keys()):
             for parameters, there in test_row_registry.settings(formula):
-                inputs = test_row_registry.draw(formula, (2, 5), there, seed=9)
-                value, gradients = peers.evaluate(formula, peer, inputs, parameters)
-                yield {
-                    "loss": name,
-                    "peer": peer,
-                    "parameters": parameters,
-                    "inputs": _lists(inputs),
-                    "value": value.tolist(),
-                    "gradients": _lists(gradients or {}),
-                }
-
-
-def block_losses():
-    """The same of the losses of rows that share arrays: three rows of two."""
+                yield record(name, peer, parameters, test_row_registry.draw(formula, (2, 5), there, seed=9))
     for name in fl.losses.BLOCKS:
         formula = getattr(fl, name).formula
         for peer in sorted(LIBRARIES.keys() & formula.peers.keys()):
             for parameters, there in test_blocks.settings(formula):
                 inputs = test_blocks.draw(formula, 3, there, features=2, shared=4, seed=9)
-                value, gradients = peers.evaluate(formula, peer, inputs, parameters)
-                yield {
-                    "loss": name,
-                    "peer": peer,
-                    "parameters": parameters,
-                    "inputs": _lists(inputs),
-                    "value": value.tolist(),
-                    "gradients": _lists(gradients or {}),
-                }
+                yield record(name, peer, parameters, inputs)
+
+
+def record(name, peer, parameters, inputs):
+    value, gradients = peers.evaluate(getattr(fl, name), peer, inputs, parameters)
+    return {
+        "loss": name,
+        "peer": peer,
+        "parameters": parameters,
+        "inputs": _lists(inputs),
+        "value": value.tolist(),
+        "gradients": _lists(gradients or {}),
+    }
 
 
 def optimizers():
@@ -104,7 +80,7 @@ def _lists(arrays):
 
 def main():
     versions = {library: importlib.metadata.version(package) for library, package in LIBRARIES.items()}
-    records = [*losses(), *row_losses(), *block_losses(), *optimizers()]
+    records = [*losses(), *optimizers()]
     lines = ",\n".join(json.dumps(record) for record in records)
     FILE.write_text(f'{{"versions": {json.dumps(versions)}, "records": [\n{lines}\n]}}\n', encoding="utf-8")
     print(f"{len(records)} records of fastloss {fl.__version__}'s losses and optimizers in {FILE.name}")
