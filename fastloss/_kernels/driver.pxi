@@ -2,6 +2,12 @@
 
 from libc.stdint cimport uintptr_t
 
+cdef extern from "stream.h" nogil:
+    ctypedef struct Stream:
+        pass
+    void begin_stream(Stream*)
+    void end_stream(Stream*)
+
 cdef enum:
     MAX_DIMS = 8
     MAX_ARRAYS = 12
@@ -16,6 +22,7 @@ ctypedef void (*uniforms_function)(const double*, double*) noexcept nogil
 ctypedef void (*load_function)(const void*, Py_ssize_t, void*, Py_ssize_t) noexcept nogil
 ctypedef void (*store_function)(const void*, void*, Py_ssize_t, Py_ssize_t) noexcept nogil
 ctypedef void (*scale_function)(const void*, double, void*, Py_ssize_t) noexcept nogil
+ctypedef void (*stream_function)(const void*, double, void*, Py_ssize_t, Stream*) noexcept nogil
 ctypedef void (*weigh_function)(const void*, const void*, double, void*, Py_ssize_t) noexcept nogil
 ctypedef Py_ssize_t (*outside_function)(const void*, double, double, bint, Py_ssize_t) noexcept nogil
 ctypedef void (*times_function)(const double*, double, void*, Py_ssize_t) noexcept nogil
@@ -39,7 +46,7 @@ cdef struct Tilework:
     store_function[DTYPES] store
     scale_function scale
     # `scale` past the caches.
-    scale_function stream
+    stream_function stream
     weigh_function weigh
     outside_function outside
     times_function times
@@ -144,18 +151,6 @@ cdef inline char* advance(const Operand* a, char* data, Py_ssize_t* index, Py_ss
     return data
 
 
-cdef extern from *:
-    """
-    #if defined(__SSE2__)
-    #include <immintrin.h>
-    #define FASTLOSS_FENCE() _mm_sfence()
-    #else
-    #define FASTLOSS_FENCE() ((void)0)
-    #endif
-    """
-    void FASTLOSS_FENCE() noexcept nogil
-
-
 cdef inline char* aligned(char* scratch) noexcept nogil:
     return scratch + (64 - <uintptr_t>scratch % 64) % 64
 
@@ -170,6 +165,7 @@ cdef void loss_chunk(void* context, Py_ssize_t chunk) noexcept nogil:
     cdef void* tiles[MAX_ARRAYS]
     cdef const Operand* a
     cdef char* target
+    cdef Stream[MAX_ARRAYS] streams
     cdef const char* weights = NULL
     cdef bint weighted = job.weights.data != NULL
     cdef bint rescale = weighted or job.factor != 1 or job.stream
@@ -179,6 +175,9 @@ cdef void loss_chunk(void* context, Py_ssize_t chunk) noexcept nogil:
     cdef double total = 0
     cdef int k
     cdef bint is_value
+    if job.stream:
+        for k in range(job.outputs):
+            begin_stream(&streams[k])
     while start < stop:
         n = min(<Py_ssize_t>TILE, stop - start)
         for k in range(job.inputs + job.outputs):
@@ -204,7 +203,7 @@ cdef void loss_chunk(void* context, Py_ssize_t chunk) noexcept nogil:
                 work.weigh(tiles[k], weights, 1.0 if is_value else job.factor, target, n)
             elif rescale and not is_value and a.data != NULL:
                 if job.stream and a.direct:
-                    work.stream(tiles[k], job.factor, target, n)
+                    work.stream(tiles[k], job.factor, target, n, &streams[k - job.inputs])
                 else:
                     work.scale(tiles[k], job.factor, target, n)
             if is_value and job.sums:
@@ -213,8 +212,8 @@ cdef void loss_chunk(void* context, Py_ssize_t chunk) noexcept nogil:
                 scatter(a, start, n, target, work.itemsize)
         start += n
     if job.stream:
-        # A streamed store must be visible before its chunk counts as done.
-        FASTLOSS_FENCE()
+        for k in range(job.outputs):
+            end_stream(&streams[k])
     if job.sums:
         job.sums_by_chunk[chunk] = total
 

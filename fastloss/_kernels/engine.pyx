@@ -93,7 +93,7 @@ cdef void bind_tilework(int precision, str real) except *:
         work.store[F16] = <store_function>address("store_f16_f32")
         work.store[BF16] = <store_function>address("store_bf16_f32")
     work.scale = <scale_function>address(f"scale_{real}")
-    work.stream = <scale_function>address(f"stream_{real}")
+    work.stream = <stream_function>address(f"stream_{real}")
     work.weigh = <weigh_function>address(f"weigh_{real}")
     work.outside = <outside_function>address(f"outside_{real}")
     work.times = <times_function>address(f"times_{real}")

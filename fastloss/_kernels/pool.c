@@ -409,7 +409,9 @@ static int run_shared(fastloss_work work, fastloss_poll poll, void *context, ptr
 {
     work(context, 0);
     int64_t time = now(), begin = time, each = time - start, left = each * (chunks - 1);
-    helpers = left < WORTH_SHARING ? 0 : muster(helpers);
+    /* A call that goes on for longer than the helpers rest does not wait for them: they may lose it no more than its share. */
+    int resting = atomic_load_explicit(&pool.rest_until, memory_order_relaxed) - time > left;
+    helpers = left < WORTH_SHARING || resting ? 0 : muster(helpers);
     if (!helpers || (left < WORTH_WAKING && atomic_load(&pool.helper[0].asleep)))
         return run_alone(work, poll, context, 1, chunks, start);
 
@@ -453,7 +455,6 @@ int fastloss_run(fastloss_work work, fastloss_poll poll, void *context, ptrdiff_
         threads = MAX_THREADS;
     inside = 1;
     if (threads > 1 && chunks > 2 && !nested
-        && start >= atomic_load_explicit(&pool.rest_until, memory_order_relaxed)
         && !atomic_flag_test_and_set(&pool.taken)) {
         leading = 1;
         stop = run_shared(work, poll, context, chunks, threads - 1, start);

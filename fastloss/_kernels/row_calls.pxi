@@ -379,7 +379,22 @@ cdef Py_ssize_t group_rows(RowJob* job) noexcept:
         job.group = max(16, min(<Py_ssize_t>MOST_SIDE_BY_SIDE, GROUP // job.length // 16 * 16))
     else:
         job.group = max(1, min(<Py_ssize_t>MOST_SIDE_BY_SIDE, CHUNK // job.length))
+        job.batch = 1
+        if together(job):
+            job.batch = max(1, min(<Py_ssize_t>MOST_BATCHED, BATCHED // (job.length * job.work.itemsize)))
     return (job.count + job.group - 1) // job.group
+
+
+cdef bint together(const RowJob* job) noexcept:
+    """Whether rows can go through their passes in batches: each as often as the others, and their inputs evenly spaced."""
+    cdef int k
+    for k in range(job.inputs):
+        if job.rows[k].along and job.rows[k].rows.dims != 1:
+            return False
+    for k in range(job.program.stages):
+        if job.program.again[k].count or job.program.runs_of[k]:
+            return False
+    return job.members < 0
 
 
 cdef object reduced(str who, double total, str reduction, double denominator, object value_out):

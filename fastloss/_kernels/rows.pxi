@@ -29,6 +29,9 @@ cdef enum:
     # Elements that a group of rows side by side holds of one input: they stay in the L1 and L2 cache.
     GROUP = 8192
     MOST_SIDE_BY_SIDE = 1024
+    # Of longer rows, so many go through their passes together, and so many bytes of one input.
+    MOST_BATCHED = 16
+    BATCHED = 8192
     # What rounding may add to the repeats of a loop, which are as many as a row has elements at most.
     MORE_REPEATS = 16
 
@@ -88,6 +91,7 @@ cdef struct RowJob:
     Py_ssize_t length
     int axis
     Py_ssize_t group
+    Py_ssize_t batch
     bint side_by_side
     # What is left of the shape without the axis.
     int dims
@@ -201,208 +205,266 @@ cdef inline void arrange(const Loop* loop, void** tiles, char** rows, Py_ssize_t
             tiles[k] = rows[code] + offset
 
 
-cdef struct Row:
-    # Where one row is in its passes: its arrays, whole ones and tiles for what no later pass reads, and its numbers.
+cdef struct Batch:
+    # Rows that go through their passes together: a step computes the numbers of all of them at once.
+    Py_ssize_t first
+    Py_ssize_t count
+    Py_ssize_t* labels
+    double* weights
+    # The arrays' first rows, NULL for what no later pass reads, and how far apart their rows are.
     char* rows[MAX_ROWS]
-    double[MAX_NUMBERS] numbers
-    Py_ssize_t index
-    Py_ssize_t label
-    double weight
+    Py_ssize_t[MAX_ROWS] strides
+    # The first number of each row, then the second ones ...; folds on their way, those of each row together.
+    char* numbers
+    Py_ssize_t spacing
+    double[MOST_BATCHED * MAX_FOLDS] folded
     # Of a list of labels: how many there are, and the results so far.
     Py_ssize_t* list
     Py_ssize_t listed
     char* sums[MAX_OUTPUTS]
-    Py_ssize_t repeats
+
+cdef struct Walk:
+    # The arrays of a pass's kernel, and what its folds read: where they begin, the bytes from row to row and from element to
+    # element. Results, and what goes into folds and no further, are tiles that every row overwrites.
+    char* arrays[MAX_LOOP_ARRAYS]
+    Py_ssize_t[MAX_LOOP_ARRAYS] to_next_row
+    Py_ssize_t[MAX_LOOP_ARRAYS] to_next_element
+    char* folds[MAX_FOLDS]
+    Py_ssize_t[MAX_FOLDS] fold_to_next_row
+    Py_ssize_t[MAX_FOLDS] fold_to_next_element
+    char* outputs[MAX_OUTPUTS]
+    # Where rows are stored past the caches.
+    Stream* streams
 
 
 cdef Py_ssize_t whole_row(const RowJob* job) noexcept nogil:
     return (job.length * job.work.itemsize + 127) // 64 * 64
 
 
-cdef char* row_buffers(const RowJob* job, Row* row) noexcept nogil:
-    """Memory for what of a row does not lie ready: to be freed."""
+cdef char* batch_buffers(const RowJob* job, Batch* batch) noexcept nogil:
+    """Memory for what of a batch's rows does not lie ready: to be freed."""
     cdef const RowProgram* program = job.program
-    cdef Py_ssize_t size = 0, used
+    cdef Py_ssize_t used, whole = whole_row(job), each = job.batch * whole, size
     cdef char* scratch
     cdef int k
-    for k in range(job.inputs):
-        size += 0 if job.rows[k].along else whole_row(job)
-    for k in range(job.inputs, program.rows):
-        size += whole_row(job) if program.kept[k] else 0
+    batch.spacing = MOST_BATCHED * job.work.itemsize
+    size = program.numbers * batch.spacing
+    for k in range(program.rows):
+        if not job.rows[k].along if k < job.inputs else program.kept[k]:
+            size += each
     if job.members >= 0:
-        size += program.outputs * whole_row(job) + job.length * sizeof(Py_ssize_t)
+        size += program.outputs * whole + job.length * sizeof(Py_ssize_t)
     scratch = <char*>malloc(size + 64)
     if scratch == NULL:
         job.out_of_memory[0] = True
         return NULL
-    used = 0
+    batch.numbers = aligned(scratch)
+    used = program.numbers * batch.spacing
     for k in range(program.rows):
-        row.rows[k] = NULL
+        batch.rows[k] = NULL
+        batch.strides[k] = whole
         if not job.rows[k].along if k < job.inputs else program.kept[k]:
-            row.rows[k] = aligned(scratch) + used
-            used += whole_row(job)
+            batch.rows[k] = batch.numbers + used
+            used += each
+        elif k < job.inputs:
+            batch.strides[k] = job.rows[k].rows.strides[0]
     if job.members >= 0:
         for k in range(program.outputs):
-            row.sums[k] = aligned(scratch) + used
-            used += whole_row(job)
-        row.list = <Py_ssize_t*>(aligned(scratch) + used)
+            batch.sums[k] = batch.numbers + used
+            used += whole
+        batch.list = <Py_ssize_t*>(batch.numbers + used)
     return scratch
 
 
-cdef void begin_row(const RowJob* job, Row* row) noexcept nogil:
-    """Find or load the row's inputs and numbers."""
-    cdef const RowProgram* program = job.program
-    cdef Py_ssize_t itemsize = job.work.itemsize
-    cdef char* numbers = <char*>row.numbers
-    cdef char* source
+cdef void begin_batch(const RowJob* job, Batch* batch) noexcept nogil:
+    """Find or load the inputs and numbers of the batch's rows."""
+    cdef Py_ssize_t r
     cdef int k
     for k in range(job.inputs):
-        source = place(&job.rows[k].rows, row.index)
         if k == job.members:
-            read_list(job, row)
+            read_list(job, batch)
         elif job.rows[k].along:
-            row.rows[k] = source
+            batch.rows[k] = place(&job.rows[k].rows, batch.first)
         else:
-            job.rows[k].rows.load(source, job.rows[k].stride, row.rows[k], job.length)
+            for r in range(batch.count):
+                if batch.weights[r] != 0 or job.predicts:
+                    job.rows[k].rows.load(place(&job.rows[k].rows, batch.first + r), job.rows[k].stride, batch.rows[k] + r * batch.strides[k], job.length)
     for k in range(job.given):
-        job.numbers[k].load(place(&job.numbers[k], row.index), 0, numbers + k * itemsize, 1)
-    pick_numbers(job, row)
+        gather(&job.numbers[k], batch.first, batch.count, batch.numbers + k * batch.spacing, job.work.itemsize)
+    pick_numbers(job, batch)
 
 
-cdef void pick_numbers(const RowJob* job, Row* row) noexcept nogil:
+cdef void pick_numbers(const RowJob* job, Batch* batch) noexcept nogil:
     cdef const RowProgram* program = job.program
-    cdef Py_ssize_t itemsize = job.work.itemsize
+    cdef Py_ssize_t r, itemsize = job.work.itemsize
+    cdef const char* row
     cdef int k
     for k in range(program.picks):
-        memcpy(<char*>row.numbers + program.pick_number[k] * itemsize, row.rows[program.pick_row[k]] + row.label * itemsize, itemsize)
+        for r in range(batch.count):
+            row = batch.rows[program.pick_row[k]] + r * batch.strides[program.pick_row[k]]
+            memcpy(batch.numbers + program.pick_number[k] * batch.spacing + r * itemsize, row + batch.labels[r] * itemsize, itemsize)
 
 
-cdef void read_list(const RowJob* job, Row* row) noexcept nogil:
-    """The row's labels, up to -1, and their mark among the elements."""
-    cdef Py_ssize_t label, itemsize = job.work.itemsize
-    cdef char* members = row.rows[job.members]
-    job.lists.rows.load(place(&job.lists.rows, row.index), job.lists.stride, <char*>row.list, job.length)
+cdef void read_list(const RowJob* job, Batch* batch) noexcept nogil:
+    """The labels of the batch's one row, up to -1, and their mark among the elements."""
+    cdef Py_ssize_t itemsize = job.work.itemsize
+    cdef char* members = batch.rows[job.members]
+    job.lists.rows.load(place(&job.lists.rows, batch.first), job.lists.stride, <char*>batch.list, job.length)
     memset(members, 0, job.length * itemsize)
-    row.listed = 0
+    batch.listed = 0
     # Another label outside than -1 can only have been written since the labels were looked at.
-    while row.listed < job.length and 0 <= row.list[row.listed] < job.length:
-        put(job.work, members + row.list[row.listed] * itemsize, 1)
-        row.listed += 1
+    while batch.listed < job.length and 0 <= batch.list[batch.listed] < job.length:
+        put(job.work, members + batch.list[batch.listed] * itemsize, 1)
+        batch.listed += 1
 
 
-cdef void begin_pass(const RowJob* job, Row* row, int stage, double* folded) noexcept nogil:
+cdef void begin_pass(const RowJob* job, Batch* batch, int stage) noexcept nogil:
     """Compute the numbers that a pass is to know, and empty its folds."""
-    cdef const RowProgram* program = job.program
+    cdef const Loop* step = &job.program.steps[stage]
     cdef void* tiles[MAX_LOOP_ARRAYS]
-    if program.steps[stage].count:
-        arrange(&program.steps[stage], tiles, row.rows, 0, <char*>row.numbers, job.work.itemsize, NULL)
-        program.steps[stage].kernel(1, tiles, job.uniforms)
-    row.repeats = 0
-    empty_folds(program, stage, folded)
+    if step.count:
+        arrange(step, tiles, NULL, 0, batch.numbers, batch.spacing, NULL)
+        step.kernel(batch.count, tiles, job.uniforms)
+    empty_folds(job.program, stage, batch.folded, batch.count)
 
 
-cdef inline void empty_folds(const RowProgram* program, int stage, double* folded) noexcept nogil:
+cdef inline void empty_folds(const RowProgram* program, int stage, double* folded, Py_ssize_t rows) noexcept nogil:
+    cdef Py_ssize_t r
     cdef int f
+    for r in range(rows):
+        for f in range(program.folds_of[stage]):
+            folded[r * MAX_FOLDS + f] = 0 if program.folds[stage][f].is_sum else -INFINITY
+
+
+cdef void lay_out_pass(const RowJob* job, const Batch* batch, int stage, char* memory, Stream* streams, Walk* walk) noexcept nogil:
+    """Where the kernel of a pass along rows finds its arrays; `memory` is for its tiles."""
+    cdef const RowProgram* program = job.program
+    cdef const Loop* loop = &program.along[stage]
+    cdef Py_ssize_t itemsize = job.work.itemsize
+    cdef char* tiles[MAX_ROWS]
+    cdef int k, f, code, used = 0
+    walk.streams = streams
+    for k in range(program.outputs):
+        walk.outputs[k] = aligned(memory) + used * TILE_BYTES
+        used += 1
+    for k in range(loop.count):
+        code = loop.arrays[k]
+        if code >= OUTPUTS_FROM:
+            walk.arrays[k], walk.to_next_row[k], walk.to_next_element[k] = walk.outputs[code - OUTPUTS_FROM], 0, 0
+        elif code >= NUMBERS_FROM:
+            walk.arrays[k], walk.to_next_row[k], walk.to_next_element[k] = batch.numbers + (code - NUMBERS_FROM) * batch.spacing, itemsize, 0
+        elif batch.rows[code] == NULL:
+            tiles[code] = aligned(memory) + used * TILE_BYTES
+            walk.arrays[k], walk.to_next_row[k], walk.to_next_element[k] = tiles[code], 0, 0
+            used += 1
+        else:
+            walk.arrays[k], walk.to_next_row[k], walk.to_next_element[k] = batch.rows[code], batch.strides[code], itemsize
     for f in range(program.folds_of[stage]):
-        folded[f] = 0 if program.folds[stage][f].is_sum else -INFINITY
+        code = program.folds[stage][f].row
+        if batch.rows[code] == NULL:
+            walk.folds[f], walk.fold_to_next_row[f], walk.fold_to_next_element[f] = tiles[code], 0, 0
+        else:
+            walk.folds[f], walk.fold_to_next_row[f], walk.fold_to_next_element[f] = batch.rows[code], batch.strides[code], itemsize
 
 
-cdef void run_segment(const RowJob* job, const Row* row, int stage, Py_ssize_t start, double* folded) noexcept nogil:
+cdef void run_segment(const RowJob* job, const Batch* batch, const Walk* walk, int stage, Py_ssize_t r, Py_ssize_t start, double* folded) noexcept nogil:
     """One segment of a row in one pass, tile by tile; adds to the folds. The last pass stores the results."""
     cdef const RowProgram* program = job.program
     cdef const Tilework* work = job.work
-    cdef Py_ssize_t itemsize = work.itemsize
-    cdef Py_ssize_t stop = min(start + CHUNK, job.length)
     cdef const Loop* loop = &program.along[stage]
-    cdef const Fold* fold
-    # Results, or elements that go into folds and no further: never both.
-    cdef char[MAX_FOLDS * TILE_BYTES + 64] memory
-    cdef char* outputs[MAX_OUTPUTS]
-    cdef char* rows[MAX_ROWS]
+    cdef Py_ssize_t stop = min(start + CHUNK, job.length)
     cdef void* tiles[MAX_LOOP_ARRAYS]
     cdef double[MAX_FOLDS] part
+    cdef const char* source
     cdef double most
     cdef Py_ssize_t n
-    cdef int k, f, used = 0
-    for k in range(program.outputs):
-        outputs[k] = aligned(memory) + used * TILE_BYTES
-        used += 1
+    cdef int k, f
     for f in range(program.folds_of[stage]):
         part[f] = 0
-    for k in range(loop.count):
-        if loop.arrays[k] < NUMBERS_FROM and row.rows[loop.arrays[k]] == NULL:
-            rows[loop.arrays[k]] = aligned(memory) + used * TILE_BYTES
-            used += 1
     while start < stop:
         n = min(<Py_ssize_t>TILE, stop - start)
-        for k in range(program.rows):
-            if row.rows[k] != NULL:
-                rows[k] = row.rows[k] + start * itemsize
         if loop.count:
-            arrange(loop, tiles, rows, 0, <char*>row.numbers, itemsize, outputs)
+            for k in range(loop.count):
+                tiles[k] = walk.arrays[k] + r * walk.to_next_row[k] + start * walk.to_next_element[k]
             loop.kernel(n, tiles, job.uniforms)
         for f in range(program.folds_of[stage]):
-            fold = &program.folds[stage][f]
-            if fold.is_sum:
-                part[f] += work.sum(rows[fold.row], n)
+            source = walk.folds[f] + r * walk.fold_to_next_row[f] + start * walk.fold_to_next_element[f]
+            if program.folds[stage][f].is_sum:
+                part[f] += work.sum(source, n)
             else:
-                most = work.largest(rows[fold.row], n)
+                most = work.largest(source, n)
                 if most > folded[f] or most != most:
                     folded[f] = most
         if stage == program.stages - 1:
-            store_tile(job, row, outputs, start, n)
+            store_tile(job, batch, walk, r, start, n)
         start += n
     for f in range(program.folds_of[stage]):
         if program.folds[stage][f].is_sum:
             folded[f] += part[f]
 
 
-cdef void store_tile(const RowJob* job, const Row* row, char** outputs, Py_ssize_t start, Py_ssize_t n) noexcept nogil:
+cdef void store_tile(const RowJob* job, const Batch* batch, const Walk* walk, Py_ssize_t r, Py_ssize_t start, Py_ssize_t n) noexcept nogil:
     """Add what the label's element has besides; then weigh and store, or add to what the row's other labels gave."""
     cdef const RowProgram* program = job.program
     cdef Py_ssize_t i, itemsize = job.work.itemsize
     cdef int f
     for f in range(program.outputs):
-        if program.at_label[f] >= 0 and start <= row.label < start + n:
-            add_to(job.work, outputs[f] + (row.label - start) * itemsize, <char*>row.numbers + program.at_label[f] * itemsize)
+        if program.at_label[f] >= 0 and start <= batch.labels[r] < start + n:
+            add_to(job.work, walk.outputs[f] + (batch.labels[r] - start) * itemsize, batch.numbers + program.at_label[f] * batch.spacing + r * itemsize)
         if job.members < 0:
-            put_tile(job, row, f, outputs[f], start, n)
+            put_tile(job, batch, r, f, walk.outputs[f], start, n, walk.streams)
         elif itemsize == 8:
             for i in range(n):
-                (<double*>row.sums[f])[start + i] += (<double*>outputs[f])[i]
+                (<double*>batch.sums[f])[start + i] += (<double*>walk.outputs[f])[i]
         else:
             for i in range(n):
-                (<float*>row.sums[f])[start + i] += (<float*>outputs[f])[i]
+                (<float*>batch.sums[f])[start + i] += (<float*>walk.outputs[f])[i]
 
 
-cdef inline void put_tile(const RowJob* job, const Row* row, int f, char* tile, Py_ssize_t start, Py_ssize_t n) noexcept nogil:
+cdef inline void put_tile(const RowJob* job, const Batch* batch, Py_ssize_t r, int f, char* tile, Py_ssize_t start, Py_ssize_t n, Stream* streams) noexcept nogil:
     """Weigh and store."""
     cdef const Tilework* work = job.work
     cdef const RowOperand* target = &job.outputs[f]
-    cdef char* out = place(&target.rows, row.index) + start * target.stride
-    cdef double factor = job.factor * row.weight
+    cdef char* out = place(&target.rows, batch.first + r) + start * target.stride
+    cdef double factor = job.factor * batch.weights[r]
     if not target.along:
         work.scale(tile, factor, tile, n)
         target.rows.store(tile, out, target.stride, n)
     elif job.stream:
-        work.stream(tile, factor, out, n)
+        work.stream(tile, factor, out, n, &streams[f])
     else:
         work.scale(tile, factor, out, n)
 
 
-cdef bint end_pass(const RowJob* job, Row* row, int stage, double* folded) noexcept nogil:
-    """Enter the folds among the row's numbers, and sum what runs; whether the pass is to be repeated, the folds empty again."""
+cdef void begin_streams(const RowJob* job, Stream* streams) noexcept nogil:
+    cdef int f
+    for f in range(job.program.outputs if job.stream else 0):
+        begin_stream(&streams[f])
+
+
+cdef void end_streams(const RowJob* job, Stream* streams) noexcept nogil:
+    cdef int f
+    for f in range(job.program.outputs if job.stream else 0):
+        end_stream(&streams[f])
+
+
+cdef bint end_pass(const RowJob* job, Batch* batch, int stage, Py_ssize_t repeats) noexcept nogil:
+    """Enter the folds among the rows' numbers, and sum what runs; whether the pass is to be repeated, the folds empty again."""
     cdef const Run* run
+    cdef char* number
+    cdef Py_ssize_t r
     cdef int f
     for f in range(job.program.folds_of[stage]):
-        put(job.work, <char*>row.numbers + job.program.folds[stage][f].number * job.work.itemsize, folded[f])
+        number = batch.numbers + job.program.folds[stage][f].number * batch.spacing
+        for r in range(batch.count):
+            put(job.work, number + r * job.work.itemsize, batch.folded[r * MAX_FOLDS + f])
     for f in range(job.program.runs_of[stage]):
         run = &job.program.runs[stage][f]
-        job.work.run(row.rows[run.row], job.length, run.backwards)
-    row.repeats += 1
-    if not rises(job, stage, <char*>row.numbers, job.work.itemsize, row.repeats, 1):
+        for r in range(batch.count):
+            job.work.run(batch.rows[run.row] + r * batch.strides[run.row], job.length, run.backwards)
+    if not rises(job, stage, batch.numbers, batch.spacing, repeats, batch.count):
         return False
-    empty_folds(job.program, stage, folded)
+    empty_folds(job.program, stage, batch.folded, batch.count)
     return True
 
 
@@ -419,8 +481,8 @@ cdef bint rises(const RowJob* job, int stage, char* numbers, Py_ssize_t spacing,
     return job.work.rise(numbers + program.rising[stage] * spacing, numbers + program.following[stage] * spacing, count)
 
 
-cdef bint leave_out(const RowJob* job, Row* row) noexcept nogil:
-    """A row without weight: its results are 0. It has a prediction all the same."""
+cdef void leave_out(const RowJob* job, Py_ssize_t index) noexcept nogil:
+    """A row without weight: its results are 0."""
     cdef char[TILE_BYTES] zeros
     cdef const RowOperand* target
     cdef Py_ssize_t start
@@ -430,19 +492,16 @@ cdef bint leave_out(const RowJob* job, Row* row) noexcept nogil:
         target = &job.outputs[f]
         start = 0
         while start < job.length:
-            target.rows.store(zeros, place(&target.rows, row.index) + start * target.stride, target.stride, min(<Py_ssize_t>TILE, job.length - start))
+            target.rows.store(zeros, place(&target.rows, index) + start * target.stride, target.stride, min(<Py_ssize_t>TILE, job.length - start))
             start += TILE
-    if job.predicts:
-        begin_row(job, row)
-    return others_of(job, row)
 
 
-cdef double value_of(const RowJob* job, const Row* row) noexcept nogil:
-    return as_double(job.work, <char*>row.numbers + job.program.value * job.work.itemsize) * row.weight
+cdef double value_of(const RowJob* job, const Batch* batch, Py_ssize_t r) noexcept nogil:
+    return as_double(job.work, batch.numbers + job.program.value * batch.spacing + r * job.work.itemsize) * batch.weights[r]
 
 
 cdef void fetch(const RowJob* job, Py_ssize_t index) noexcept nogil:
-    """Ask for a row's inputs ahead of their time: the memory rests while a row in the cache is computed."""
+    """Ask for a row's inputs ahead of their time: the memory rests while rows in the cache are computed."""
     cdef Py_ssize_t offset, size = job.length * job.work.itemsize
     cdef char* source
     cdef int k
@@ -453,46 +512,52 @@ cdef void fetch(const RowJob* job, Py_ssize_t index) noexcept nogil:
                 prefetch(source + offset)
 
 
-cdef void run_row(const RowJob* job, Row* row, Py_ssize_t last) noexcept nogil:
-    """All passes over a row; the next one, if it comes before `last`, is asked for."""
-    cdef double[MAX_FOLDS] folded
-    cdef Py_ssize_t start
+cdef void run_batch(const RowJob* job, Batch* batch, Py_ssize_t last, Stream* streams) noexcept nogil:
+    """All passes over a batch; the next one, if it comes before `last`, is asked for row by row."""
+    cdef char[MAX_FOLDS * TILE_BYTES + 64] memory
+    cdef Py_ssize_t r, start, repeats, following
+    cdef Walk walk
     cdef int stage
     for stage in range(job.program.stages):
-        if stage == 1 and row.index + 1 < last:
-            fetch(job, row.index + 1)
-        begin_pass(job, row, stage, folded)
+        begin_pass(job, batch, stage)
+        lay_out_pass(job, batch, stage, memory, streams, &walk)
+        repeats = 0
         while True:
-            start = 0
-            while start < job.length:
-                run_segment(job, row, stage, start, folded)
-                start += CHUNK
-            if not end_pass(job, row, stage, folded):
+            for r in range(batch.count):
+                following = batch.first + batch.count + r
+                if stage == 1 and following < last:
+                    fetch(job, following)
+                start = 0
+                while start < job.length and batch.weights[r] != 0:
+                    run_segment(job, batch, &walk, stage, r, start, batch.folded + r * MAX_FOLDS)
+                    start += CHUNK
+            repeats += 1
+            if not end_pass(job, batch, stage, repeats):
                 break
 
 
-cdef double run_list(const RowJob* job, Row* row, Py_ssize_t last) noexcept nogil:
-    """The passes for each of the row's labels: values and results add up."""
+cdef double run_list(const RowJob* job, Batch* batch, Py_ssize_t last, Stream* streams) noexcept nogil:
+    """The passes over the batch's one row for each of its labels: values and results add up."""
     cdef Py_ssize_t start, k
     cdef double total = 0
     cdef int f
     for f in range(job.program.outputs):
-        memset(row.sums[f], 0, job.length * job.work.itemsize)
-    for k in range(row.listed):
-        row.label = row.list[k]
-        pick_numbers(job, row)
-        run_row(job, row, last if k == row.listed - 1 else 0)
-        total += value_of(job, row)
+        memset(batch.sums[f], 0, job.length * job.work.itemsize)
+    for k in range(batch.listed):
+        batch.labels[0] = batch.list[k]
+        pick_numbers(job, batch)
+        run_batch(job, batch, last if k == batch.listed - 1 else 0, streams)
+        total += value_of(job, batch, 0)
     for f in range(job.program.outputs):
         start = 0
         while start < job.length:
-            put_tile(job, row, f, row.sums[f] + start * job.work.itemsize, start, min(<Py_ssize_t>TILE, job.length - start))
+            put_tile(job, batch, 0, f, batch.sums[f] + start * job.work.itemsize, start, min(<Py_ssize_t>TILE, job.length - start), streams)
             start += TILE
     return total
 
 
 cdef void along_chunk(void* context, Py_ssize_t chunk) noexcept nogil:
-    """A group of rows, one after the other: each goes through its passes in tiles."""
+    """A group of rows, batch after batch: each goes through its passes in tiles."""
     cdef const RowJob* job = <const RowJob*>context
     cdef const Tilework* work = job.work
     cdef Py_ssize_t first = chunk * job.group
@@ -501,30 +566,32 @@ cdef void along_chunk(void* context, Py_ssize_t chunk) noexcept nogil:
     cdef double[MOST_SIDE_BY_SIDE] weights
     cdef char[2 * TILE_BYTES + 64] memory
     cdef char* values = aligned(memory)
-    cdef Row row
-    cdef Py_ssize_t index, correct = 0
-    cdef double value
-    cdef char* scratch = row_buffers(job, &row)
+    cdef Batch batch
+    cdef Py_ssize_t r, correct = 0
+    cdef double total = 0
+    cdef Stream[MAX_OUTPUTS] streams
+    cdef char* scratch = batch_buffers(job, &batch)
     if scratch == NULL:
         return
+    begin_streams(job, streams)
     chunk_weights(job, first, last - first, labels, weights)
-    for index in range(first, last):
-        row.index, row.label, row.weight = index, labels[index - first], weights[index - first]
-        value = 0
-        if row.weight == 0:
-            leave_out(job, &row)
-        else:
-            begin_row(job, &row)
-            if job.members < 0:
-                run_row(job, &row, last)
-                value = value_of(job, &row)
-            else:
-                value = run_list(job, &row, last)
-            correct += others_of(job, &row)
-        put(work, values + (index - first) * work.itemsize, value)
+    batch.first = first
+    while batch.first < last:
+        batch.count = min(job.batch, last - batch.first)
+        batch.labels, batch.weights = labels + (batch.first - first), weights + (batch.first - first)
+        begin_batch(job, &batch)
+        if job.members < 0:
+            run_batch(job, &batch, last, streams)
+        elif batch.weights[0] != 0:
+            total = run_list(job, &batch, last, streams)
+        for r in range(batch.count):
+            if batch.weights[r] == 0:
+                leave_out(job, batch.first + r)
+            put(work, values + (batch.first + r - first) * work.itemsize, 0 if batch.weights[r] == 0 else total if job.members >= 0 else value_of(job, &batch, r))
+            correct += others_of(job, &batch, r)
+        batch.first += batch.count
+    end_streams(job, streams)
     job.correct_by_chunk[chunk] = correct
-    if job.stream:
-        FASTLOSS_FENCE()
     free(scratch)
     finish_values(job, chunk, first, last - first, values)
 
@@ -532,57 +599,62 @@ cdef void along_chunk(void* context, Py_ssize_t chunk) noexcept nogil:
 cdef struct Segments:
     # One pass over one row, shared between threads.
     const RowJob* job
-    const Row* row
+    const Batch* batch
     int stage
     double* folded
 
 
 cdef void segment_chunk(void* context, Py_ssize_t chunk) noexcept nogil:
     cdef const Segments* segments = <const Segments*>context
+    cdef char[MAX_FOLDS * TILE_BYTES + 64] memory
     cdef double* folded = segments.folded + chunk * MAX_FOLDS
-    empty_folds(segments.job.program, segments.stage, folded)
-    run_segment(segments.job, segments.row, segments.stage, chunk * CHUNK, folded)
-    if segments.job.stream:
-        FASTLOSS_FENCE()
+    cdef Stream[MAX_OUTPUTS] streams
+    cdef Walk walk
+    begin_streams(segments.job, streams)
+    empty_folds(segments.job.program, segments.stage, folded, 1)
+    lay_out_pass(segments.job, segments.batch, segments.stage, memory, streams, &walk)
+    run_segment(segments.job, segments.batch, &walk, segments.stage, 0, chunk * CHUNK, folded)
+    end_streams(segments.job, streams)
 
 
 cdef int run_long_rows(RowJob* job, double nanoseconds) except -1:
     """As the chunks of rows along, to the last bit, with the segments of each row shared between threads: for few long rows."""
     cdef Py_ssize_t chunks = (job.length + CHUNK - 1) // CHUNK
-    cdef Py_ssize_t label, chunk, index
-    cdef double[MAX_FOLDS] folded
-    cdef double weight
+    cdef Py_ssize_t label, chunk, index, repeats
+    cdef double weight, value
     cdef Segments segments
-    cdef Row row
+    cdef Batch batch
     cdef int f, stage
-    cdef char* scratch = row_buffers(job, &row)
+    cdef char* scratch = batch_buffers(job, &batch)
     if scratch == NULL:
         return 0
     shares = bytearray(chunks * MAX_FOLDS * sizeof(double))
-    segments.job, segments.row, segments.folded = job, &row, <double*><char*>shares
+    segments.job, segments.batch, segments.folded = job, &batch, <double*><char*>shares
+    batch.count, batch.labels, batch.weights = 1, &label, &weight
     try:
         for index in range(job.count):
             chunk_weights(job, index, 1, &label, &weight)
-            put(job.work, <char*>&folded[0], 0)
-            job.correct_by_chunk[index] = 0
-            row.index, row.label, row.weight = index, label, weight
+            batch.first = index
+            value = 0
+            begin_batch(job, &batch)
             if weight == 0:
-                leave_out(job, &row)
+                leave_out(job, index)
             else:
-                begin_row(job, &row)
                 for stage in range(job.program.stages):
-                    begin_pass(job, &row, stage, folded)
-                    segments.stage = stage
+                    begin_pass(job, &batch, stage)
+                    segments.stage, repeats = stage, 0
                     while True:
                         run_chunks(segment_chunk, &segments, chunks, nanoseconds / job.count / job.program.stages)
                         for chunk in range(chunks):
                             for f in range(job.program.folds_of[stage]):
-                                join_folds(&job.program.folds[stage][f], &folded[f], segments.folded[chunk * MAX_FOLDS + f])
-                        if not end_pass(job, &row, stage, folded):
+                                join_folds(&job.program.folds[stage][f], &batch.folded[f], segments.folded[chunk * MAX_FOLDS + f])
+                        repeats += 1
+                        if not end_pass(job, &batch, stage, repeats):
                             break
-                job.correct_by_chunk[index] = others_of(job, &row)
-                put(job.work, <char*>&folded[0], value_of(job, &row))
-            finish_values(job, index, index, 1, <char*>&folded[0])
+                value = value_of(job, &batch, 0)
+            job.correct_by_chunk[index] = others_of(job, &batch, 0)
+            put(job.work, <char*>&batch.folded[0], value)
+            finish_values(job, index, index, 1, <char*>&batch.folded[0])
     finally:
         free(scratch)
     return 0
@@ -595,18 +667,20 @@ cdef void join_folds(const Fold* fold, double* so_far, double part) noexcept nog
         so_far[0] = part
 
 
-cdef bint others_of(const RowJob* job, const Row* row) noexcept nogil:
+cdef bint others_of(const RowJob* job, const Batch* batch, Py_ssize_t r) noexcept nogil:
     """Store what is wanted of the row besides; returns whether its first largest element is its label's."""
     cdef Py_ssize_t index
     cdef double nothing = 0
+    cdef const char* number
     if job.other_number >= 0:
-        job.other.store(<char*>row.numbers + job.other_number * job.work.itemsize if row.weight != 0 else <char*>&nothing, place(&job.other, row.index), 0, 1)
+        number = batch.numbers + job.other_number * batch.spacing + r * job.work.itemsize
+        job.other.store(number if batch.weights[r] != 0 else <char*>&nothing, place(&job.other, batch.first + r), 0, 1)
     if not job.predicts:
         return False
-    index = job.work.first_largest(row.rows[0], job.length)
+    index = job.work.first_largest(batch.rows[0] + r * batch.strides[0], job.length)
     if job.predicted.data != NULL:
-        (<Py_ssize_t*>place(&job.predicted, row.index))[0] = index
-    return row.weight != 0 and index == row.label
+        (<Py_ssize_t*>place(&job.predicted, batch.first + r))[0] = index
+    return batch.weights[r] != 0 and index == batch.labels[r]
 
 
 cdef void finish_values(const RowJob* job, Py_ssize_t chunk, Py_ssize_t first, Py_ssize_t count, char* values) noexcept nogil:

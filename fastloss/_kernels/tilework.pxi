@@ -44,8 +44,12 @@ cdef extern from "lanes.h" nogil:
     Py_ssize_t first_largest_f64(const double*, Py_ssize_t)
     void run_f32(float*, Py_ssize_t, int)
     void run_f64(double*, Py_ssize_t, int)
-    void stream_f32(const float*, double, float*, Py_ssize_t)
-    void stream_f64(const double*, double, double*, Py_ssize_t)
+
+cdef extern from "stream.h" nogil:
+    ctypedef struct Stream:
+        pass
+    void stream_f32(const float*, double, float*, Py_ssize_t, Stream*)
+    void stream_f64(const double*, double, double*, Py_ssize_t, Stream*)
 
 cdef extern from "planes.h" nogil:
     void split_f32(const float*, Py_ssize_t, float*, Py_ssize_t, Py_ssize_t)
