@@ -312,3 +312,65 @@ def test_more_than_two_to_the_31_elements_in_memory():
     assert grad[-3:].tolist() == [2, -4, 4]
     assert grad[2**31 - 1 : 2**31 + 1].tolist() == [8, 8]
     assert np.count_nonzero(grad[2**31 - 1 :]) == 5
+
+
+# --- results larger than the caches ---------------------------------------------------------------------------------------
+
+# They are stored past the caches, in lines of 64 bytes, which rows seldom begin or end with.
+LARGE = 9 << 20
+
+
+def inside(shape, dtype, offset):
+    """An array that begins `offset` elements after the beginning of a line, in guarded memory; and a look at the guards."""
+    size, itemsize = int(np.prod(shape)), np.dtype(dtype).itemsize
+    memory = np.full(size * itemsize + 4096, 0xA5, np.uint8)
+    start = -memory.ctypes.data % 64 + 1024 + offset * itemsize
+    array = memory[start : start + size * itemsize].view(dtype).reshape(shape)
+    return array, lambda: (memory[:start] == 0xA5).all() and (memory[start + size * itemsize :] == 0xA5).all()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    ("length", "offset"), [(64, 0), (65, 4), (71, 15), (128, 4), (1000, 4), (1025, 1), (4097, 7), (70_000, 3)]
+)
+def test_large_results_of_rows_equal_small_ones(length, offset, dtype):
+    rows = LARGE // (length * np.dtype(dtype).itemsize) + 1
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(size=(rows, length)).astype(dtype), rng.integers(0, length, rows)
+    labels[rng.random(rows) < 0.1] = -100
+    weight = rng.random(rows) + 0.5
+    grad, guards_stand = inside(logits.shape, dtype, offset)
+    fl.cross_entropy.grad(logits, labels, sample_weight=weight, reduction="sum", grad_out=grad)
+    assert guards_stand()
+    few = rows // 3 + 1
+    for part in (slice(k, k + few) for k in range(0, rows, few)):
+        expected = fl.cross_entropy.grad(logits[part], labels[part], sample_weight=weight[part], reduction="sum")
+        np.testing.assert_array_equal(grad[part], expected)
+
+
+@pytest.mark.parametrize("offset", [0, 1, 15])
+def test_large_gradients_of_several_inputs_equal_small_ones(offset):
+    shape = (LARGE // 3 // 512 + 1, 128)
+    x = [np.random.default_rng(k).normal(size=shape).astype(np.float32) for k in range(3)]
+    outs = [inside(shape, np.float32, offset + k) for k in range(3)]
+    fl.triplet_margin.grad(*x, reduction="sum", grad_out=tuple(out for out, _ in outs))
+    for part in (slice(0, 4000), slice(4000, None)):
+        expected = fl.triplet_margin.grad(*(a[part] for a in x), reduction="sum")
+        for (out, guards_stand), one in zip(outs, expected, strict=True):
+            assert guards_stand()
+            np.testing.assert_array_equal(out[part], one)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("offset", [0, 1, 7])
+def test_large_results_of_elements_equal_small_ones(offset, dtype):
+    count = LARGE // np.dtype(dtype).itemsize + 5
+    rng = np.random.default_rng(0)
+    pred, target = rng.normal(size=(2, count)).astype(dtype)
+    (grad, grad_stands), (hess, hess_stands) = (inside(count, dtype, offset + k) for k in range(2))
+    fl.huber.grad_and_hess(pred, target, reduction="sum", grad_out=grad, hess_out=hess)
+    assert grad_stands() and hess_stands()
+    half = count // 2
+    for part in (slice(0, half), slice(half, None)):
+        expected = fl.huber.grad_and_hess(pred[part], target[part], reduction="sum")
+        inputs.assert_same((grad[part], hess[part]), expected)

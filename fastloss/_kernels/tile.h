@@ -60,13 +60,25 @@ static inline int64_t where_i64(int condition, int64_t a, int64_t b) {
     return (a & mask) | (b & ~mask);
 }
 
-/* These the compiler knows to be one instruction. */
-#define lesser_f32(a, b) ((a) < (b) ? (a) : (b))
-#define lesser_f64(a, b) ((a) < (b) ? (a) : (b))
+/* A number that the compiler knows nothing of. A vector of a known number is loaded apart for a comparison and for a choice, and the
+ * two are then no longer seen to be one extreme. */
+#if defined(__GNUC__)
+extern const float fastloss_nothing_f32 __attribute__((visibility("hidden")));
+extern const double fastloss_nothing_f64 __attribute__((visibility("hidden")));
+#define opaque_f32(a) (__builtin_constant_p(a) ? (a) + fastloss_nothing_f32 : (a))
+#define opaque_f64(a) (__builtin_constant_p(a) ? (a) + fastloss_nothing_f64 : (a))
+#else
+#define opaque_f32(a) (a)
+#define opaque_f64(a) (a)
+#endif
+
+/* These are one instruction each. */
+#define lesser_f32(a, b) (opaque_f32(a) < opaque_f32(b) ? opaque_f32(a) : opaque_f32(b))
+#define lesser_f64(a, b) (opaque_f64(a) < opaque_f64(b) ? opaque_f64(a) : opaque_f64(b))
+#define greater_f32(a, b) (opaque_f32(a) > opaque_f32(b) ? opaque_f32(a) : opaque_f32(b))
+#define greater_f64(a, b) (opaque_f64(a) > opaque_f64(b) ? opaque_f64(a) : opaque_f64(b))
 #define lesser_i32(a, b) ((a) < (b) ? (a) : (b))
 #define lesser_i64(a, b) ((a) < (b) ? (a) : (b))
-#define greater_f32(a, b) ((a) > (b) ? (a) : (b))
-#define greater_f64(a, b) ((a) > (b) ? (a) : (b))
 #define greater_i32(a, b) ((a) > (b) ? (a) : (b))
 #define greater_i64(a, b) ((a) > (b) ? (a) : (b))
 

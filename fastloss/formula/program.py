@@ -52,7 +52,11 @@ class Program:
     def __init__(self, traced, roles):
         self.traced = traced
         # Where a label's element has nothing besides there is nothing to add.
-        outputs = {role: traced.outputs[role] for role in roles if not (role.startswith("label_") and traced.outputs[role].is_literal(0))}
+        outputs = {
+            role: traced.outputs[role]
+            for role in roles
+            if not (role.startswith("label_") and traced.outputs[role].is_literal(0))
+        }
         self.uniforms = uniforms(traced, list(traced.outputs.values()))
         inputs = traced.inputs | (traced.directions if any(role.startswith("hvp_") for role in roles) else {})
         self.rows = {name: node for name, node in inputs.items() if node.level == ELEMENT}
