@@ -57,6 +57,7 @@ class Optimizer:
                 _check_parameter(who, name, array)
                 self._tensors.append((index, name, array))
         self._states = [{} for _ in self._tensors]
+        self._carried = [{name: first for name, (first, _) in self.rule.carried.items()} for _ in self.param_groups]
         self._lock = threading.Lock()
         self._variants = {}
         self._seen = self._needed = None
@@ -81,10 +82,11 @@ class Optimizer:
         """
         with self._lock:
             self._check_groups()
-            for vector in self._vectors:
-                vector[0] = self.steps + 1.0
-            self._sweep.step(self._kernels, self._vectors, self._flat(grads))
-            self.steps += 1
+            step = self.steps + 1
+            carried = [self.rule.carry(now, step, group) for now, group in zip(self._carried, self._values, strict=True)]
+            vectors = [self.rule.vector({"step": step, **now, **group}) for now, group in zip(carried, self._values, strict=True)]
+            self._sweep.step(self._kernels, vectors, self._flat(grads))
+            self.steps, self._carried = step, carried
 
     def state_dict(self) -> dict[str, Any]:
         """The optimizer's state as plain arrays and numbers, copied: rule, steps, groups of hyperparameters, states by name."""
@@ -171,11 +173,11 @@ class Optimizer:
         if now != self._seen:
             values = [self._check_group(group) for group in self.param_groups]
             self._bind(self._choices(values))
-            self._vectors = [self.rule.vector({"step": 0, **group}) for group in values]
+            self._values = values
             self._seen = now
 
     def _choices(self, values):
-        return [self.rule.choice({"step": None, **group}) for group in values]
+        return [self.rule.choice({"step": None, **dict.fromkeys(self.rule.carried), **group}) for group in values]
 
     def _flat(self, grads):
         """The gradients in the order of the tensors."""
@@ -222,7 +224,7 @@ class Optimizer:
 
 
 # What is made anew for a copy: threads and kernels do not travel.
-_BOUND = {"_lock", "_sweep", "_kernels", "_variants", "_vectors", "_seen", "_needed"}
+_BOUND = {"_lock", "_sweep", "_kernels", "_variants", "_values", "_seen", "_needed"}
 # Steps are counted in the doubles of the kernels' numbers.
 _MOST_STEPS = 2**53
 

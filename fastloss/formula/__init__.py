@@ -26,6 +26,7 @@ from .domains import (
     Class,
     Classes,
     ClassWeight,
+    Decay,
     Each,
     Flag,
     Fraction,

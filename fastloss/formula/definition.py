@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from .derive import carries_nan, derivative, guard_nan
-from .domains import Class, Classes, ClassWeight, Each, PerRow, Real
+from .domains import Class, Classes, ClassWeight, Each, Flag, PerRow, Real, WeightDecay
 from .graph import INT, ROW, FormulaError, Graph, Parameter, Symbol, select
 from .rows import ALONG, row_derivatives, row_tangent
 
@@ -153,7 +153,11 @@ class Formula:
             else:
                 arguments[name] = None if chosen == "none" else chosen
         inputs = {n: arguments[n] for n in self.inputs if n not in absent}
-        return graph, inputs, leaves, self.function(**arguments)
+        return graph, inputs, leaves, self.apply(arguments)
+
+    def apply(self, arguments):
+        """What the formula makes of its arguments."""
+        return self.function(**arguments)
 
     def input_symbol(self, graph, name):
         return graph.node("input", name)
@@ -284,18 +288,47 @@ class UpdateRule(Formula):
     """An optimizer's rule: `f(param, grad, *state, step, *parameters) -> (new param, *new state)`, per element.
 
     A state that the function returns as None is not held in that variant. `step` counts from 1. `requires` holds pairs of a
-    predicate on all hyperparameters and what to say where it fails.
+    predicate on all hyperparameters and what to say where it fails. `decay` is seen to before the rule: the function is handed
+    a gradient with the decay in it, or a parameter that has shrunk. What ascends instead is handed the negative gradient.
+    `carried` holds numbers of the whole group that no step count gives, such as a product over all steps: what they are before the
+    first step, and a function of the number so far, of `step` and of all hyperparameters and carried numbers, by name.
     """
 
     requires: tuple = ()
+    decay: WeightDecay | None = None
+    carried: dict = field(default_factory=dict)
 
     def __post_init__(self):
+        self.domains |= {name: Real(first) for name, (first, _) in self.carried.items()}
         super().__post_init__()
         self.inputs = tuple(n for n in self.inputs if n != "step")
         self.states = self.inputs[2:]
-        self.hyperparameters = self.parameters
-        self._states_of = {}
         self.parameters = {"step": Real(1.0), **self.parameters}
+        if self.decay is not None:
+            self.parameters["weight_decay"] = self.decay
+            if self.decay.decoupled is None:
+                self.parameters["decoupled_weight_decay"] = Flag(False)
+        self._states_of = {}
+
+    @property
+    def hyperparameters(self):
+        """The parameters of an optimizer's call: those of the kernel but for the step count, and the direction."""
+        own = {name: domain for name, domain in self.parameters.items() if name != "step" and name not in self.carried}
+        return own | {"maximize": Flag(False)}
+
+    def carry(self, carried, step, hyperparameters):
+        """The carried numbers of a step, made of those of the one before."""
+        return {name: following(step=step, **{**hyperparameters, **carried}) for name, (_, following) in self.carried.items()}
+
+    def apply(self, arguments):
+        if self.decay is not None:
+            param, weight_decay = arguments["param"], arguments.pop("weight_decay")
+            if arguments.pop("decoupled_weight_decay", self.decay.decoupled):
+                # Not param * (1 - lr * weight_decay): in float32 that factor would be rounded to a decay 18 % off at lr = 1e-5.
+                arguments["param"] = param - (arguments["lr"] * weight_decay) * param
+            else:
+                arguments["grad"] = arguments["grad"] + weight_decay * param
+        return super().apply(arguments)
 
     in_place = True
 
@@ -303,10 +336,13 @@ class UpdateRule(Formula):
         return [("step", list(traced.outputs))]
 
     @classmethod
-    def define(cls, function, requires=(), **options):
-        rule = super().define(function, **options)
-        rule.requires = tuple(requires)
-        return rule
+    def define(cls, function, requires=(), weight_decay=None, carried=None, reference="", peers=None, **domains):
+        """The rule that a decorator's options describe; `weight_decay` is a `Decay`, or an argument of the function like any other."""
+        if weight_decay is not None and not isinstance(weight_decay, WeightDecay):
+            domains["weight_decay"], weight_decay = weight_decay, None
+        return cls(
+            function, domains, reference, peers or {}, requires=tuple(requires), decay=weight_decay, carried=carried or {}
+        )
 
     def states_of(self, choice):
         """The names of the states that this variant holds."""

@@ -93,6 +93,21 @@ def Fraction(default=None, open_low=False, open_high=False, special=(), checked=
 
 
 @dataclass(frozen=True)
+class WeightDecay(Interval):
+    """How fast parameters shrink: `Decay`."""
+
+    decoupled: bool | None = False
+
+
+def Decay(default=0.0, decoupled=False):
+    """Weight decay, seen to around an update rule: added to the gradient, or `decoupled` from it, a part of the parameter itself.
+
+    Where `decoupled` is None the optimizer has a flag `decoupled_weight_decay`.
+    """
+    return WeightDecay(0.0, math.inf, default, open_high=True, decoupled=decoupled)
+
+
+@dataclass(frozen=True)
 class Label:
     """A binary label: above zero is the positive class, anything else the negative one."""
 

@@ -1,7 +1,7 @@
 """The update rules: how one element of a parameter and of its state moves, given its gradient."""
 
 from ..face import update_rule
-from ..formula import Each, Flag, Fraction, NonNegative, Real, maximum, sqrt, where
+from ..formula import Decay, Each, Flag, Fraction, NonNegative, Real, maximum, sqrt, where
 
 _BETAS = Each(Fraction(open_high=True), (0.9, 0.999))
 
@@ -11,8 +11,7 @@ _BETAS = Each(Fraction(open_high=True), (0.9, 0.999))
     momentum=NonNegative(0.0, special=(0,)),
     dampening=Real(0.0),
     nesterov=Flag(False),
-    weight_decay=NonNegative(0.0),
-    maximize=Flag(False),
+    weight_decay=Decay(),
     requires=[
         (
             lambda nesterov, momentum, dampening, **_: not nesterov or (momentum > 0 and dampening == 0),
@@ -21,14 +20,11 @@ _BETAS = Each(Fraction(open_high=True), (0.9, 0.999))
     ],
     reference="Sutskever, Martens, Dahl & Hinton (2013), On the importance of initialization and momentum, ICML",
 )
-def SGD(param, grad, momentum_buffer, step, lr, momentum, dampening, nesterov, weight_decay, maximize):
+def SGD(param, grad, momentum_buffer, step, lr, momentum, dampening, nesterov):
     """(Stochastic) gradient descent, with momentum in the form of PyTorch: the velocity is not scaled by `lr`.
 
     Momentum that is turned on later starts from a velocity of 0, with dampening (PyTorch: from the whole gradient).
     """
-    if maximize:
-        grad = -grad
-    grad = grad + weight_decay * param
     if momentum == 0:
         return param - lr * grad, None
     # The first step takes the gradient whole, whatever the dampening.
@@ -39,7 +35,6 @@ def SGD(param, grad, momentum_buffer, step, lr, momentum, dampening, nesterov, w
 
 
 def _adam(param, grad, exp_avg, exp_avg_sq, max_exp_avg_sq, step, lr, betas, eps, amsgrad):
-    """Adam's step for a gradient and a parameter whose decay has been seen to."""
     beta1, beta2 = betas
     exp_avg = beta1 * exp_avg + (1 - beta1) * grad
     exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * (grad * grad)
@@ -55,14 +50,12 @@ def _adam(param, grad, exp_avg, exp_avg_sq, max_exp_avg_sq, step, lr, betas, eps
     lr=NonNegative(1e-3),
     betas=_BETAS,
     eps=NonNegative(1e-8),
-    weight_decay=NonNegative(0.0),
+    weight_decay=Decay(),
     amsgrad=Flag(False),
-    maximize=Flag(False),
     reference="Kingma & Ba (2015), Adam: A Method for Stochastic Optimization, ICLR; amsgrad: Reddi, Kale & Kumar (2018), ICLR",
 )
-def Adam(param, grad, exp_avg, exp_avg_sq, max_exp_avg_sq, step, lr, betas, eps, weight_decay, amsgrad, maximize):
+def Adam(param, grad, exp_avg, exp_avg_sq, max_exp_avg_sq, step, lr, betas, eps, amsgrad):
     """Adam; weight decay is added to the gradient (see `AdamW` for the decoupled one)."""
-    grad = (-grad if maximize else grad) + weight_decay * param
     return _adam(param, grad, exp_avg, exp_avg_sq, max_exp_avg_sq, step, lr, betas, eps, amsgrad)
 
 
@@ -70,14 +63,10 @@ def Adam(param, grad, exp_avg, exp_avg_sq, max_exp_avg_sq, step, lr, betas, eps,
     lr=NonNegative(1e-3),
     betas=_BETAS,
     eps=NonNegative(1e-8),
-    weight_decay=NonNegative(1e-2),
+    weight_decay=Decay(1e-2, decoupled=True),
     amsgrad=Flag(False),
-    maximize=Flag(False),
     reference="Loshchilov & Hutter (2019), Decoupled Weight Decay Regularization, ICLR",
 )
-def AdamW(param, grad, exp_avg, exp_avg_sq, max_exp_avg_sq, step, lr, betas, eps, weight_decay, amsgrad, maximize):
+def AdamW(param, grad, exp_avg, exp_avg_sq, max_exp_avg_sq, step, lr, betas, eps, amsgrad):
     """Adam with decoupled weight decay: the parameter shrinks by `lr * weight_decay` before the step."""
-    grad = -grad if maximize else grad
-    # Not param * (1 - lr * weight_decay): in float32 that factor would be rounded to a decay 18 % off at lr = 1e-5.
-    param = param - (lr * weight_decay) * param
     return _adam(param, grad, exp_avg, exp_avg_sq, max_exp_avg_sq, step, lr, betas, eps, amsgrad)
