@@ -592,21 +592,20 @@ def test_a_second_moment_of_zero_moves_nothing(name, dtype):
 
 
 @each_rule
-def test_denormals_and_the_floating_point_mode_are_kept(name, hyper):
+@pytest.mark.parametrize("size", [3, 300_000])
+def test_denormals_are_0_within_a_step_and_nowhere_else(name, hyper, size):
+    """Moments that decay end in 0, in no number that slows a step down; the caller's floating-point mode is as before."""
     tiny = np.float32(1e-42)
-    w = np.full(300_000, tiny)
-    still = hyper | {"lr": 0.0, "weight_decay": 0.0}
-    optimizer = getattr(fl, name)(w, **still)
-    for _ in range(3):
-        optimizer.step(np.full(w.shape, np.float32(1e-30)))
-    assert (w == tiny).all()
-    halves = np.full(4096, tiny) * np.float32(0.5)
-    assert (halves > 0).all()
-    for _ in range(200):
-        optimizer.step(np.zeros(w.shape, np.float32))
-    assert (w == tiny).all()
-    states = optimizer.state_dict()["state"]["params"]
-    assert all(np.isfinite(s).all() for s in states.values())
+    w = np.ones(size, np.float32)
+    optimizer = getattr(fl, name)(w, **hyper)
+    for t in range(2000):
+        optimizer.step(np.full(size, 1e-30 if t < 2 else 0.0, np.float32))
+        if t % 100 == 0:
+            assert (np.full(7, tiny) * np.float32(0.5) > 0).all()
+    for state in optimizer.state_dict()["state"]["params"].values():
+        assert (np.abs(state[state != 0]) >= np.finfo(np.float32).tiny).all()
+    value, grad = fl.squared_error.value_and_grad(np.full(8, np.float32(2e-42)), np.zeros(8, np.float32), reduction="sum")
+    assert (grad == 2 * np.float32(2e-42)).all() and value >= 0
 
 
 @each_rule

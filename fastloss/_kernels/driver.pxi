@@ -1,6 +1,6 @@
 # The walk over tiles: load, formula, weight and scale, store, sum. Written once, for every loss and every update rule.
 
-from libc.stdint cimport uintptr_t
+from libc.stdint cimport uint32_t, uintptr_t
 
 cdef extern from "stream.h" nogil:
     ctypedef struct Stream:
@@ -35,6 +35,9 @@ ctypedef Py_ssize_t (*count_labels_function)(Py_ssize_t*, double*, Py_ssize_t, P
 ctypedef void (*run_function)(void*, Py_ssize_t, bint) noexcept nogil
 ctypedef void (*run_on_function)(void*, double*, Py_ssize_t) noexcept nogil
 ctypedef bint (*rise_function)(void*, const void*, Py_ssize_t) noexcept nogil
+ctypedef void (*adjust_function)(const void*, double, double, void*, Py_ssize_t) noexcept nogil
+ctypedef void (*blend_function)(void*, const void*, double, Py_ssize_t) noexcept nogil
+ctypedef void (*dither_function)(float*, uint32_t, Py_ssize_t, Py_ssize_t) noexcept nogil
 ctypedef double (*sum_function)(const void*, Py_ssize_t) noexcept nogil
 
 cdef struct Tilework:
@@ -51,6 +54,12 @@ cdef struct Tilework:
     outside_function outside
     times_function times
     sum_function sum
+    sum_function squares
+    # Of an update: scale and clip; move an average; add; round at random.
+    adjust_function adjust
+    blend_function blend
+    blend_function plus
+    dither_function dither
     sum_function largest
     # Rows to planes, and back.
     split_function split
@@ -216,31 +225,6 @@ cdef void loss_chunk(void* context, Py_ssize_t chunk) noexcept nogil:
             end_stream(&streams[k])
     if job.sums:
         job.sums_by_chunk[chunk] = total
-
-
-cdef void update_chunk(const Job* job, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
-    """Elements [start, stop) of an update: the kernel rewrites the written arrays in place."""
-    cdef const Tilework* work = job.work
-    cdef char[MAX_ARRAYS * TILE_BYTES + 64] memory
-    cdef char* scratch = aligned(memory)
-    cdef Py_ssize_t spacing = TILE * work.itemsize + 192
-    cdef void* tiles[MAX_ARRAYS]
-    cdef const Operand* a
-    cdef Py_ssize_t n
-    cdef int k
-    while start < stop:
-        n = min(<Py_ssize_t>TILE, stop - start)
-        for k in range(job.inputs):
-            a = &job.arrays[k]
-            tiles[k] = a.data + start * work.itemsize if a.direct else scratch + k * spacing
-            if not a.direct:
-                gather(a, start, n, <char*>tiles[k], work.itemsize)
-        job.kernel(n, tiles, job.uniforms)
-        for k in range(job.inputs):
-            a = &job.arrays[k]
-            if a.store != NULL and not a.direct:
-                scatter(a, start, n, <char*>tiles[k], work.itemsize)
-        start += n
 
 
 cdef struct Scan:

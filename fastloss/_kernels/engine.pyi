@@ -59,8 +59,24 @@ class RuleVariant:
     def __init__(self, name: str) -> None: ...
 
 class Sweep:
-    def __init__(self, who: str, tensors: list[tuple[int, str, Any, list[Any]]]) -> None: ...
-    def step(self, variants: list[RuleVariant], vectors: list[list[float]], grads: list[Any]) -> None: ...
+    def __init__(self, who: str, tensors: list[tuple[int, str, Any, list[Any], dict[str, Any]]]) -> None: ...
+    def step(
+        self,
+        variants: list[RuleVariant],
+        vectors: list[list[float]],
+        grads: list[Any],
+        factors: list[float],
+        limit: float,
+        max_norm: float,
+        measures: bool,
+        skips: bool,
+        approach: float,
+        step: int,
+        sparse: dict[int, Any] | None,
+        row_lr: Any,
+        lr_slot: int,
+        row_mask: Any,
+    ) -> tuple[float, bool]: ...
 
 def add_rows(sums: Any, labels: Any, rows: Any) -> None: ...
 def nearest(products: Any, halves: Any, margins: Any, labels: Any, doubtful: Any) -> None: ...

@@ -2,9 +2,10 @@
 """The CPU engine: from NumPy arrays to tiles and back, for losses (`Plan`, `RowPlan`) and update rules (`Sweep`)."""
 
 from cpython.buffer cimport PyBUF_FORMAT, PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
-from cpython.mem cimport PyMem_Free, PyMem_Malloc
+from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from libc.float cimport DBL_MAX, DBL_MIN, FLT_MAX, FLT_MIN
-from libc.math cimport INFINITY
+from libc.math cimport INFINITY, isfinite, sqrt
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
@@ -37,8 +38,11 @@ cdef enum:
     MAX_UNIFORMS = 32
     # Chunks whose sums fit on the stack.
     FEW = 64
-    # An update's price in additions, for the choice of threads.
+    # What an update and a look at its gradient cost in additions, for the choice of threads.
     UPDATE_COST = 60
+    MEASURE_COST = 12
+    # Groups whose numbers fit on the stack.
+    MAX_GROUPS = 16
 
 cdef enum:
     VALUE = 1
@@ -52,6 +56,8 @@ cdef object ndarray = np.ndarray
 cdef object empty = np.empty
 # Below this much work, waking a second thread costs more than it saves.
 cdef double SERIAL_NS = 50e3
+# A sum of squares below this may have lost some.
+cdef double LEAST_SQUARE = 1e-250
 # Results larger than this do not stay in the caches anyway.
 cdef Py_ssize_t STREAM_BYTES = 8 << 20
 
@@ -88,16 +94,19 @@ cdef void bind_tilework(int precision, str real) except *:
     work.native = precision
     for code, name in enumerate(DTYPE_NAMES):
         work.load[code] = <load_function>address(f"load_{name}_{real}")
-    work.store[precision] = <store_function>address(f"store_{real}_{real}")
-    if precision == F32:
-        work.store[F16] = <store_function>address("store_f16_f32")
-        work.store[BF16] = <store_function>address("store_bf16_f32")
+    for code in range(F32, BF16 + 1):
+        work.store[code] = <store_function>address(f"store_{DTYPE_NAMES[code]}_{real}")
     work.scale = <scale_function>address(f"scale_{real}")
     work.stream = <stream_function>address(f"stream_{real}")
     work.weigh = <weigh_function>address(f"weigh_{real}")
     work.outside = <outside_function>address(f"outside_{real}")
     work.times = <times_function>address(f"times_{real}")
     work.sum = <sum_function>address(f"sum_{real}")
+    work.squares = <sum_function>address(f"squares_{real}")
+    work.adjust = <adjust_function>address(f"adjust_{real}")
+    work.blend = <blend_function>address(f"blend_{real}")
+    work.plus = <blend_function>address(f"plus_{real}")
+    work.dither = <dither_function>address("dither")
     work.largest = <sum_function>address(f"largest_{real}")
     work.split = <split_function>address(f"split_{real}")
     work.join = <split_function>address(f"join_{real}")

@@ -190,14 +190,27 @@ def tilework():
         rows += [(f"load_{e}_{real}", f"load[{c_e}, {c_real}]") for e, c_e in plain.items()]
         rows += [(f"load_{half}_{real}", f"load_{half}[{c_real}]") for half in ("f16", "bf16")]
         rows += [(f"{work}_{real}", f"{work}[{c_real}]") for work in ("scale", "weigh", "outside", "times", "rise", "run_on")]
-        rows += [(f"store_{real}_{real}", f"store[{c_real}]")]
+        rows += [(f"{work}_{real}", f"{work}[{c_real}]") for work in ("adjust", "blend", "plus")]
+        rows += [(f"store_{kept}_{real}", f"store[{c_real}, {c_kept}]") for kept, c_kept in c.items()]
+        rows += [(f"store_{half}_{real}", f"store_{half}[{c_real}]") for half in ("f16", "bf16")]
         rows += [
             (f"{work}_{real}", f"{work}_{real}")
-            for work in ("sum", "largest", "first_largest", "run", "stream", "split", "join", "pick", "add", "predict")
+            for work in (
+                "sum",
+                "squares",
+                "largest",
+                "first_largest",
+                "run",
+                "stream",
+                "split",
+                "join",
+                "pick",
+                "add",
+                "predict",
+            )
         ]
     rows += [(f"load_{e}_label", f"load_label[{c_e}]") for e, c_e in plain.items() if e not in c]
-    rows += [("count_labels", "count_labels")]
-    return rows + [(f"store_{half}_f32", f"store_{half}") for half in ("f16", "bf16")]
+    return [*rows, ("count_labels", "count_labels"), ("dither", "dither")]
 
 
 def main(package, tiles, stub):

@@ -1,4 +1,4 @@
-/* float16 and bfloat16 to and from float32, branch-free, so that loops over them vectorise on every level.
+/* float16 and bfloat16 to and from float32 and float64, branch-free, so that loops over them vectorise on every level.
  *
  * Both directions round to nearest even and keep infinities and denormals; a NaN stays a NaN (quiet, sign kept). */
 
@@ -36,6 +36,33 @@ static inline uint16_t f16_from_float(float x) {
     uint32_t special = magnitude > 0x7f800000u ? (0x7e00u | ((magnitude >> 13) & 0x3ffu)) : 0x7c00u;
     uint32_t pattern = magnitude < 0x38800000u ? denormal : magnitude >= 0x47800000u ? special : normal;
     return (uint16_t)(pattern | sign);
+}
+
+/* To odd, where a double does not fit: to be rounded once more, as if it had not been rounded before. */
+static inline float odd_from_double(double x) {
+    float nearest = (float)x;
+    uint32_t u = (uint32_t)bits_f32(nearest);
+    uint32_t away = fabs((double)nearest) > fabs(x);
+    uint32_t inexact = (double)nearest < x || (double)nearest > x;
+    return from_bits_f32((int32_t)((u - away) | inexact));
+}
+
+static inline uint16_t bf16_from_double(double x) { return bf16_from_float(odd_from_double(x)); }
+static inline uint16_t f16_from_double(double x) { return f16_from_float(odd_from_double(x)); }
+
+/* A number of 32 bits for each index, without a state: multiplications and shifts that mix every bit into every other. */
+static inline uint32_t noise(uint32_t index, uint32_t key) {
+    uint32_t h = index * 0x9e3779b9u + key;
+    h = (h ^ (h >> 16)) * 0x7feb352du;
+    h = (h ^ (h >> 15)) * 0x846ca68bu;
+    return h ^ (h >> 16);
+}
+
+/* One of the two bfloat16 numbers around x, the nearer one the more probable, so that x is what they are on average. */
+static inline float dithered(float x, uint32_t noise) {
+    uint32_t u = (uint32_t)bits_f32(x);
+    uint32_t chosen = (u + (noise & 0xffffu)) & 0xffff0000u;
+    return from_bits_f32((int32_t)((u & 0x7f800000u) == 0x7f800000u ? u : chosen));
 }
 
 #endif

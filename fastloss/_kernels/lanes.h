@@ -19,27 +19,31 @@
 
 /* A fixed number of lanes, whatever the vector width: the same bits on every level. What is left after whole blocks is the end of
  * one more, which lies over the last: a scalar tail would take as long as some hundreds of elements. Less than a block is padded. */
-#define FASTLOSS_SUM(name, real, lane, LANES)                                                                                 \
+#define FASTLOSS_SELF(x) (x)
+#define FASTLOSS_SQUARE(x) ((double)(x) * (double)(x))
+#define FASTLOSS_SUM(name, real, lane, LANES, of)                                                                             \
     static double name(const real *tile, ptrdiff_t count) {                                                                   \
         lane lanes[LANES] = {0};                                                                                              \
         real rest[LANES] = {0};                                                                                               \
         double sums[LANES];                                                                                                   \
         ptrdiff_t i = 0;                                                                                                      \
         for (; i + LANES <= count; i += LANES)                                                                                \
-            for (int k = 0; k < LANES; k++) lanes[k] += tile[i + k];                                                          \
+            for (int k = 0; k < LANES; k++) lanes[k] += of(tile[i + k]);                                                      \
         if (i && i < count)                                                                                                   \
-            for (int k = 0; k < LANES; k++) lanes[k] += k < LANES - (int)(count - i) ? 0 : tile[count - LANES + k];           \
+            for (int k = 0; k < LANES; k++) lanes[k] += k < LANES - (int)(count - i) ? 0 : of(tile[count - LANES + k]);       \
         if (!i) {                                                                                                             \
             memcpy(rest, tile, count * sizeof(real));                                                                         \
-            for (int k = 0; k < LANES; k++) lanes[k] += rest[k];                                                              \
+            for (int k = 0; k < LANES; k++) lanes[k] += of(rest[k]);                                                          \
         }                                                                                                                     \
         for (int k = 0; k < LANES; k++) sums[k] = lanes[k];                                                                   \
         FASTLOSS_TREE(FASTLOSS_ADDED, LANES)                                                                                  \
         return sums[0];                                                                                                       \
     }
-FASTLOSS_SUM(sum_f64, double, double, 32)
-FASTLOSS_SUM(sum_f32_in_float, float, float, 64)
-FASTLOSS_SUM(sum_f32_in_double, float, double, 32)
+FASTLOSS_SUM(sum_f64, double, double, 32, FASTLOSS_SELF)
+FASTLOSS_SUM(sum_f32_in_float, float, float, 64, FASTLOSS_SELF)
+FASTLOSS_SUM(sum_f32_in_double, float, double, 32, FASTLOSS_SELF)
+FASTLOSS_SUM(squares_f64, double, double, 32, FASTLOSS_SQUARE)
+FASTLOSS_SUM(squares_f32, float, double, 32, FASTLOSS_SQUARE)
 
 /* Float lanes hold 16 elements each of a tile of 1024 and take half the time of double ones; but the losses may each be finite
  * and 16 of them not: then once more in double. */

@@ -1,26 +1,185 @@
-# Update rules: all tensors of an optimizer in one call.
+# Update rules: all tensors of an optimizer in one call. While a tile is in the cache all is done that a step does to it: unscale
+# and clip the gradient, the rule, round, average, copy. How an array is stored is its operand's business, not the rule's.
+
+cdef extern from "denormals.h" nogil:
+    uint64_t flush_denormals()
+    void restore_mode(uint64_t mode)
+
+cdef struct Update:
+    # One tensor: its parameter, gradient and states, which the kernel sees, and what goes with the parameter.
+    kernel_function kernel
+    const Tilework* work
+    Py_ssize_t count
+    Py_ssize_t group
+    int used
+    Operand[MAX_ARRAYS] arrays
+    # What rounding takes from the parameter; an average of it; a copy in another dtype.
+    Operand remainder
+    Operand average
+    Operand copy
+    # Rounded at random: each tensor has numbers of its own.
+    bint dithers
+    uint64_t seed
 
 cdef struct Piece:
-    Py_ssize_t job
+    # Elements of a tensor that lie together in it and in its gradient, there `shift` elements earlier.
+    Py_ssize_t update
     Py_ssize_t start
     Py_ssize_t stop
+    Py_ssize_t shift
+    # Whose numbers its kernel takes: a group's, or a row's.
+    Py_ssize_t vector
+
+cdef struct Pieces:
+    # Gathered into grains of about a chunk, the unit that a thread takes.
+    Piece* pieces
+    Py_ssize_t count
+    Py_ssize_t room
+    Py_ssize_t* grains
+    Py_ssize_t grain_count
+    Py_ssize_t filled
+    Py_ssize_t elements
 
 cdef struct Round:
-    # One step: pieces of tensors, gathered into grains of about a chunk, the unit that a thread takes.
-    const Job* jobs
-    const Piece* pieces
-    const Py_ssize_t* grains
+    # One step.
+    const Update* updates
+    const Pieces* pieces
+    const double* uniforms
+    # What each group's gradients are multiplied by; how far from 0 they may be then.
+    const double* factors
+    double limit
+    bint adjusts
+    # How far averages go towards the parameters.
+    double approach
+    uint64_t step
+    double* squares_by_grain
 
 cdef struct Span:
     uintptr_t low
     uintptr_t high
 
 
-cdef void sweep_grain(void* context, Py_ssize_t grain) noexcept nogil:
+cdef inline uint32_t mixed(uint64_t seed, uint64_t step) noexcept nogil:
+    """The key of a tensor's random numbers in a step."""
+    cdef uint64_t h = seed + step * <uint64_t>0x9E3779B97F4A7C15
+    h = (h ^ (h >> 30)) * <uint64_t>0xBF58476D1CE4E5B9
+    h = (h ^ (h >> 27)) * <uint64_t>0x94D049BB133111EB
+    return <uint32_t>(h ^ (h >> 31))
+
+
+cdef inline char* at_hand(const Operand* a, Py_ssize_t start, Py_ssize_t n, char* scratch, Py_ssize_t itemsize) noexcept nogil:
+    """A tile of the operand: its own memory if the kernel may work there, otherwise loaded."""
+    if a.direct:
+        return a.data + start * itemsize
+    gather(a, start, n, scratch, itemsize)
+    return scratch
+
+
+cdef void update_piece(const Round* this, const Piece* piece) noexcept nogil:
+    cdef const Update* update = &this.updates[piece.update]
+    cdef const Tilework* work = update.work
+    cdef Py_ssize_t itemsize = work.itemsize
+    cdef Py_ssize_t spacing = TILE * itemsize + 192
+    cdef char[(MAX_ARRAYS + 1) * TILE_BYTES + 64] memory
+    cdef char* scratch = aligned(memory)
+    cdef char* spare = scratch + MAX_ARRAYS * spacing
+    cdef char* tile
+    cdef void* tiles[MAX_ARRAYS]
+    cdef const double* uniforms = this.uniforms + piece.vector * MAX_UNIFORMS
+    cdef Py_ssize_t start = piece.start
+    cdef Py_ssize_t n
+    cdef uint64_t mode
+    cdef int k
+    while start < piece.stop:
+        n = min(<Py_ssize_t>TILE, piece.stop - start)
+        for k in range(update.used):
+            tiles[k] = at_hand(&update.arrays[k], start - piece.shift if k == 1 else start, n, scratch + k * spacing, itemsize)
+        if this.adjusts:
+            work.adjust(tiles[1], this.factors[update.group], this.limit, scratch + spacing, n)
+            tiles[1] = scratch + spacing
+        if update.remainder.data != NULL:
+            gather(&update.remainder, start, n, spare, itemsize)
+            work.plus(tiles[0], spare, 1, n)
+        mode = flush_denormals()
+        update.kernel(n, tiles, uniforms)
+        restore_mode(mode)
+        if update.average.data != NULL:
+            tile = at_hand(&update.average, start, n, spare, itemsize)
+            work.blend(tile, tiles[0], this.approach, n)
+            if tile == spare:
+                scatter(&update.average, start, n, tile, itemsize)
+        if update.dithers:
+            work.dither(<float*>tiles[0], mixed(update.seed, this.step), start, n)
+        for k in range(update.used):
+            if k != 1 and not update.arrays[k].direct:
+                scatter(&update.arrays[k], start, n, <char*>tiles[k], itemsize)
+        if update.copy.data != NULL:
+            scatter(&update.copy, start, n, <char*>tiles[0], itemsize)
+        if update.remainder.data != NULL:
+            gather(&update.arrays[0], start, n, spare, itemsize)
+            work.plus(tiles[0], spare, -1, n)
+            scatter(&update.remainder, start, n, <char*>tiles[0], itemsize)
+        start += n
+
+
+cdef void update_grain(void* context, Py_ssize_t grain) noexcept nogil:
     cdef const Round* this = <const Round*>context
     cdef Py_ssize_t p
-    for p in range(this.grains[grain], this.grains[grain + 1]):
-        update_chunk(&this.jobs[this.pieces[p].job], this.pieces[p].start, this.pieces[p].stop)
+    for p in range(this.pieces.grains[grain], this.pieces.grains[grain + 1]):
+        update_piece(this, &this.pieces.pieces[p])
+
+
+cdef void measure_grain(void* context, Py_ssize_t grain) noexcept nogil:
+    """The sum of the squares of a grain's gradients as they were given."""
+    cdef const Round* this = <const Round*>context
+    cdef char[TILE_BYTES + 64] memory
+    cdef const Piece* piece
+    cdef const Update* update
+    cdef Py_ssize_t p, start, n
+    cdef double total = 0
+    for p in range(this.pieces.grains[grain], this.pieces.grains[grain + 1]):
+        piece = &this.pieces.pieces[p]
+        update = &this.updates[piece.update]
+        start = piece.start
+        while start < piece.stop:
+            n = min(<Py_ssize_t>TILE, piece.stop - start)
+            total += update.work.squares(at_hand(&update.arrays[1], start - piece.shift, n, aligned(memory), update.work.itemsize), n)
+            start += n
+    this.squares_by_grain[grain] = total
+
+
+cdef int add_piece(Pieces* to, Py_ssize_t update, Py_ssize_t start, Py_ssize_t stop, Py_ssize_t shift, Py_ssize_t vector) except -1:
+    """Enter elements [start, stop) of a tensor, cut into chunks."""
+    cdef Py_ssize_t end
+    cdef void* memory
+    while start < stop:
+        end = min(start + CHUNK, stop)
+        if to.count + 1 >= to.room:
+            to.room = max(<Py_ssize_t>16, 2 * to.room)
+            memory = PyMem_Realloc(to.pieces, to.room * sizeof(Piece))
+            if memory == NULL:
+                raise MemoryError()
+            to.pieces = <Piece*>memory
+            memory = PyMem_Realloc(to.grains, to.room * sizeof(Py_ssize_t))
+            if memory == NULL:
+                raise MemoryError()
+            to.grains = <Py_ssize_t*>memory
+        if to.grain_count == 0 or to.filled >= CHUNK:
+            to.grains[to.grain_count] = to.count
+            to.grain_count += 1
+            to.filled = 0
+        to.pieces[to.count] = Piece(update, start, end, shift, vector)
+        to.count += 1
+        to.grains[to.grain_count] = to.count
+        to.filled += end - start
+        to.elements += end - start
+        start = end
+    return 0
+
+
+cdef void free_pieces(Pieces* pieces) noexcept:
+    PyMem_Free(pieces.pieces)
+    PyMem_Free(pieces.grains)
 
 
 cdef class RuleVariant:
@@ -40,8 +199,9 @@ cdef class RuleVariant:
 cdef class Sweep:
     """The tensors of an optimizer, bound once: parameters and their states, rewritten in place at every step.
 
-    `tensors` holds `(group, name, param, states)`. The buffers stay exported while the sweep lives, so NumPy
-    refuses to resize the arrays.
+    `tensors` holds `(group, name, param, states, beside)`; `beside` is a dictionary of what goes with the parameter: arrays
+    `remainder`, `average`, `copy`, and the `seed` of a parameter that is rounded at random. The buffers stay exported while the
+    sweep lives, so NumPy refuses to resize the arrays.
     """
 
     cdef str who
@@ -50,89 +210,77 @@ cdef class Sweep:
     cdef list groups
     cdef list variants
     cdef Py_ssize_t count
-    cdef Py_ssize_t grain_count
-    cdef Py_ssize_t elements
-    cdef Job* jobs
+    cdef Py_ssize_t group_count
+    cdef Update* updates
     cdef Py_buffer* views
     cdef Py_ssize_t view_count
     cdef Py_buffer** params
-    cdef Piece* pieces
-    cdef Py_ssize_t* grains
+    cdef Pieces pieces
     cdef Span* spans
     cdef Py_ssize_t span_count
     cdef list owners
     cdef double* uniforms
 
     def __cinit__(self, *args):
-        self.jobs = NULL
+        self.updates = NULL
         self.views = NULL
         self.params = NULL
-        self.pieces = NULL
-        self.grains = NULL
         self.spans = NULL
         self.uniforms = NULL
         self.view_count = 0
+        memset(&self.pieces, 0, sizeof(Pieces))
 
     def __dealloc__(self):
         cdef Py_ssize_t k
         for k in range(self.view_count):
             PyBuffer_Release(&self.views[k])
-        PyMem_Free(self.jobs)
+        free_pieces(&self.pieces)
+        PyMem_Free(self.updates)
         PyMem_Free(self.views)
         PyMem_Free(self.params)
-        PyMem_Free(self.pieces)
-        PyMem_Free(self.grains)
         PyMem_Free(self.spans)
         PyMem_Free(self.uniforms)
 
     def __init__(self, str who, list tensors):
-        cdef Py_ssize_t k, start, filled, p
-        cdef Py_ssize_t piece_count = 0
-        cdef Job* job
+        cdef Py_ssize_t k
+        cdef Update* update
         cdef int s
         self.who = who
         self.count = len(tensors)
-        self.groups = [group for group, _, _, _ in tensors]
-        self.names = [name for _, name, _, _ in tensors]
+        self.groups = [tensor[0] for tensor in tensors]
+        self.names = [tensor[1] for tensor in tensors]
         self.gradients = [f"the gradient of {name}" for name in self.names]
-        total_views = sum(1 + len(states) for _, _, _, states in tensors)
-        self.jobs = <Job*>allocate(self.count * sizeof(Job))
+        total_views = sum(1 + len(states) + len(beside) for _, _, _, states, beside in tensors)
+        self.group_count = 1 + max(self.groups, default=0)
+        self.updates = <Update*>allocate(self.count * sizeof(Update))
+        memset(self.updates, 0, self.count * sizeof(Update))
         self.views = <Py_buffer*>allocate(total_views * sizeof(Py_buffer))
         self.params = <Py_buffer**>allocate(self.count * sizeof(Py_buffer*))
         self.spans = <Span*>allocate(total_views * sizeof(Span))
-        self.uniforms = <double*>allocate((1 + max(self.groups, default=0)) * MAX_UNIFORMS * sizeof(double))
-        self.elements = 0
+        self.uniforms = <double*>allocate(self.group_count * MAX_UNIFORMS * sizeof(double))
         self.owners = []
-        for k, (group, name, param, states) in enumerate(tensors):
-            job = &self.jobs[k]
+        for k, (group, name, param, states, beside) in enumerate(tensors):
+            update = &self.updates[k]
             self.params[k] = &self.views[self.view_count]
-            self.bind(job, 0, name, param)
+            update.work = &WORK[F64 if param.dtype == np.float64 else F32]
+            self.bind(update, &update.arrays[0], name, param)
             for s, state in enumerate(states):
-                self.bind(job, 2 + s, f"the state of {name}", state)
-            job.inputs = 2 + len(states)
-            job.outputs = 0
-            job.count = param.size
-            job.uniforms = self.uniforms + MAX_UNIFORMS * <Py_ssize_t>group
-            self.elements += job.count
-            piece_count += (job.count + CHUNK - 1) // CHUNK
+                self.bind(update, &update.arrays[2 + s], f"the state of {name}", state)
+            if "remainder" in beside:
+                self.bind(update, &update.remainder, f"the remainder of {name}", beside["remainder"])
+            if "average" in beside:
+                self.bind(update, &update.average, f"the average of {name}", beside["average"])
+            if "copy" in beside:
+                self.bind(update, &update.copy, f"the copy of {name}", beside["copy"])
+            update.dithers = "seed" in beside
+            update.seed = beside.get("seed", 0)
+            update.used = 2 + len(states)
+            update.count = param.size
+            update.group = group
+            add_piece(&self.pieces, k, 0, update.count, 0, update.group)
         self.check_apart()
-        self.pieces = <Piece*>allocate(piece_count * sizeof(Piece))
-        self.grains = <Py_ssize_t*>allocate((piece_count + 1) * sizeof(Py_ssize_t))
-        self.grain_count = 0
-        p = 0
-        filled = CHUNK
-        for k in range(self.count):
-            for start in range(0, self.jobs[k].count, CHUNK):
-                if filled >= CHUNK:
-                    self.grains[self.grain_count] = p
-                    self.grain_count += 1
-                    filled = 0
-                self.pieces[p] = Piece(k, start, min(start + CHUNK, self.jobs[k].count))
-                filled += self.pieces[p].stop - start
-                p += 1
-        self.grains[self.grain_count] = p
 
-    cdef int bind(self, Job* job, int position, str name, object array) except -1:
+    cdef int bind(self, Update* update, Operand* operand, str name, object array) except -1:
         """Take a written array's buffer for good."""
         cdef Py_buffer* view = &self.views[self.view_count]
         cdef int code
@@ -141,11 +289,9 @@ cdef class Sweep:
         self.view_count += 1
         self.owners.append(name)
         code = BF16 if memory is not array else code_of(view)
-        if position == 0:
-            job.work = &WORK[F64 if code == F64 else F32]
         if overlaps_itself(view):
             raise arrays.overlap_error(self.who, name, "itself")
-        if not lay_out(&job.arrays[position], view, code, job.work, view.ndim, view.shape):
+        if not lay_out(operand, view, code, update.work, view.ndim, view.shape):
             raise ValueError(f"{self.who}: {name} must have at most {MAX_DIMS} separate dimensions, got strides {array.strides}")
         extent(view, &self.spans[self.view_count - 1].low, &self.spans[self.view_count - 1].high)
         return 0
@@ -178,49 +324,93 @@ cdef class Sweep:
                 right = middle
         return left < self.span_count and self.spans[left].low < high
 
-    def step(self, list variants, list vectors, list grads):
-        """One step: a variant and a vector of hyperparameters for each group, a gradient for each tensor. Whole or not at all.
+    def step(
+        self, list variants, list vectors, list grads, list factors, double limit, double max_norm, bint measures, bint skips,
+        double approach, step, dict sparse, row_lr, int lr_slot, row_mask,
+    ):
+        """One step, whole or not at all: the norm of all gradients by their factors, or NaN if nobody asked, and whether it was left out.
 
-        Not for two threads at once.
+        For each group a variant, a vector of hyperparameters and what its gradients are multiplied by; a gradient for each
+        tensor. `sparse` holds for some tensors the rows that their gradients are of. `row_lr` are learning rates for the rows of
+        all tensors, the number at `lr_slot` of a vector; where `row_mask` is False a row stays as it is. Not for two threads at once.
         """
         cdef Py_buffer* views
-        cdef Py_buffer* view
         cdef Py_ssize_t held = 0
         cdef Py_ssize_t k
-        cdef Job* job
+        cdef Pieces own
         cdef Round this
-        cdef int code, threads
+        cdef double norm = float("nan"), scale
+        cdef bint special = bool(sparse) or row_lr is not None or row_mask is not None
+        cdef double* uniforms = NULL
+        cdef double[MAX_GROUPS] few
+        cdef double* by_group = &few[0]
         if len(grads) != self.count:
             raise ValueError(f"{self.who}: grads must hold {self.count} arrays, one for each parameter, got {len(grads)}")
+        memset(&own, 0, sizeof(Pieces))
+        memset(&this, 0, sizeof(Round))
         views = <Py_buffer*>allocate(self.count * sizeof(Py_buffer))
         try:
+            if len(factors) > MAX_GROUPS:
+                by_group = <double*>allocate(len(factors) * sizeof(double))
             for k in range(self.count):
-                job = &self.jobs[k]
-                view = &views[k]
-                grad = take_buffer(view, &code, self.who, self.gradients[k], grads[k])
-                held += 1
-                if code > BF16 or not same_shape(view, self.params[k]) or self.touches(view):
-                    self.refuse(k, grad, view)
-                if not lay_out(&job.arrays[1], view, code, job.work, view.ndim, view.shape):
-                    PyBuffer_Release(view)
-                    held -= 1
-                    take_buffer(view, &code, self.who, self.gradients[k], np.ascontiguousarray(grad))
-                    held += 1
-                    lay_out(&job.arrays[1], view, code, job.work, view.ndim, view.shape)
-                job.arrays[1].store = NULL
+                self.take_gradient(&views[k], &held, k, grads[k], sparse.get(k) if sparse else None)
             self.choose(variants, vectors)
-            this = Round(self.jobs, self.pieces, self.grains)
-            if self.grain_count == 1:
-                sweep_grain(&this, 0)
-            elif self.grain_count:
-                # A step is whole or not at all: no looking for Ctrl-C within it.
-                threads = fastloss_get_num_threads() if self.elements * UNIT_NS * UPDATE_COST > SERIAL_NS else 1
-                with nogil:
-                    fastloss_run(sweep_grain, NULL, &this, self.grain_count, threads)
+            this.updates, this.pieces, this.uniforms = self.updates, &self.pieces, self.uniforms
+            this.limit, this.approach, this.step = limit, approach, step
+            if special:
+                self.cut(&own, sparse or {}, row_lr is not None, row_mask)
+                this.pieces = &own
+                if row_lr is not None:
+                    uniforms = <double*>allocate((self.group_count * (1 + row_lr.size)) * MAX_UNIFORMS * sizeof(double))
+                    self.fill_rows(uniforms, variants, vectors, row_lr, lr_slot)
+                    this.uniforms = uniforms
+            this.factors = by_group
+            for k in range(len(factors)):
+                by_group[k] = factors[k]
+            if measures:
+                norm = self.measure(&this, grads, factors)
+                if skips and not isfinite(norm):
+                    return norm, True
+                if norm > max_norm:
+                    scale = max_norm / norm
+                    for k in range(len(factors)):
+                        by_group[k] *= scale
+            for k in range(len(factors)):
+                this.adjusts = this.adjusts or by_group[k] != 1
+            this.adjusts = this.adjusts or limit != INFINITY
+            self.run(update_grain, &this, UPDATE_COST)
         finally:
             for k in range(held):
                 PyBuffer_Release(&views[k])
             PyMem_Free(views)
+            PyMem_Free(uniforms)
+            free_pieces(&own)
+            if by_group != &few[0]:
+                PyMem_Free(by_group)
+        return norm, False
+
+    cdef int take_gradient(self, Py_buffer* view, Py_ssize_t* held, Py_ssize_t k, object grad, object rows) except -1:
+        """Hold and lay out a tensor's gradient, or that of some of its rows."""
+        cdef Update* update = &self.updates[k]
+        cdef int code, d
+        cdef bint fits
+        grad = take_buffer(view, &code, self.who, self.gradients[k], grad)
+        held[0] += 1
+        if rows is None:
+            fits = same_shape(view, self.params[k])
+        else:
+            fits = view.ndim == self.params[k].ndim and view.shape[0] == len(rows)
+            for d in range(1, view.ndim if fits else 0):
+                fits = fits and view.shape[d] == self.params[k].shape[d]
+        if code > BF16 or not fits or self.touches(view):
+            self.refuse(k, grad, rows)
+        if not lay_out(&update.arrays[1], view, code, update.work, view.ndim, view.shape):
+            PyBuffer_Release(view)
+            held[0] -= 1
+            take_buffer(view, &code, self.who, self.gradients[k], np.ascontiguousarray(grad))
+            held[0] += 1
+            lay_out(&update.arrays[1], view, code, update.work, view.ndim, view.shape)
+        return 0
 
     cdef int choose(self, list variants, list vectors) except -1:
         """Hand the kernels the numbers of this step, each group its own."""
@@ -234,15 +424,86 @@ cdef class Sweep:
             variant.fill(parameters, self.uniforms + MAX_UNIFORMS * g)
         if variants != self.variants:
             for k in range(self.count):
-                variant = variants[self.groups[k]]
-                self.jobs[k].kernel = variant.kernels[F64 if self.jobs[k].work.itemsize == 8 else F32]
+                variant = variants[self.updates[k].group]
+                self.updates[k].kernel = variant.kernels[F64 if self.updates[k].work.itemsize == 8 else F32]
             self.variants = variants
         return 0
 
-    cdef int refuse(self, Py_ssize_t k, object grad, const Py_buffer* view) except -1:
+    cdef int cut(self, Pieces* to, dict sparse, bint by_row, object row_mask) except -1:
+        """The pieces of a step in which not all rows move, or not all alike."""
+        cdef Py_ssize_t k, r, row, last, width, count, shift
+        cdef const int64_t* rows
+        cdef const uint8_t* moves
+        for k in range(self.count):
+            width = self.updates[k].count // self.params[k].shape[0] if self.params[k].ndim and self.params[k].shape[0] else 0
+            if k in sparse:
+                rows = <const int64_t*><uintptr_t>sparse[k].ctypes.data
+                for r in range(len(sparse[k])):
+                    add_piece(to, k, rows[r] * width, (rows[r] + 1) * width, (rows[r] - r) * width, self.updates[k].group)
+            elif row_mask is None and not by_row:
+                add_piece(to, k, 0, self.updates[k].count, 0, self.updates[k].group)
+            else:
+                count = self.params[k].shape[0]
+                moves = NULL if row_mask is None else <const uint8_t*><uintptr_t>row_mask.ctypes.data
+                row = 0
+                while row < count:
+                    last = row + 1
+                    # Rows of one learning rate go together.
+                    while not by_row and last < count and moves[last] == moves[row]:
+                        last += 1
+                    if moves == NULL or moves[row]:
+                        shift = self.group_count + self.updates[k].group * count + row if by_row else self.updates[k].group
+                        add_piece(to, k, row * width, last * width, 0, shift)
+                    row = last
+        return 0
+
+    cdef int fill_rows(self, double* uniforms, list variants, list vectors, object row_lr, int lr_slot) except -1:
+        """The numbers of every group, then those of every group's rows, each with a learning rate of its own."""
+        cdef RuleVariant variant
+        cdef double[MAX_UNIFORMS] parameters
+        cdef const double* rates = <const double*><uintptr_t>row_lr.ctypes.data
+        cdef Py_ssize_t rows = len(row_lr)
+        cdef Py_ssize_t g, k, row
+        memcpy(uniforms, self.uniforms, self.group_count * MAX_UNIFORMS * sizeof(double))
+        for g in range(len(variants)):
+            variant = variants[g]
+            for k, value in enumerate(vectors[g]):
+                parameters[k] = value
+            for row in range(rows):
+                parameters[lr_slot] = rates[row]
+                variant.fill(parameters, uniforms + MAX_UNIFORMS * (self.group_count + g * rows + row))
+        return 0
+
+    cdef int run(self, fastloss_work work, Round* this, double cost) except -1:
+        """A pass over all pieces. A step is whole or not at all: no looking for Ctrl-C within it."""
+        cdef int threads
+        if this.pieces.grain_count == 1:
+            work(this, 0)
+        elif this.pieces.grain_count:
+            threads = fastloss_get_num_threads() if this.pieces.elements * UNIT_NS * cost > SERIAL_NS else 1
+            with nogil:
+                fastloss_run(work, NULL, this, this.pieces.grain_count, threads)
+        return 0
+
+    cdef double measure(self, Round* this, list grads, list factors) except? -1:
+        """The norm of all gradients, each by its group's factor (whose sizes are one); not finite if one of them is not."""
+        cdef double total
+        cdef double by = abs(factors[0]) if factors else 1
+        sums = bytearray(max(<Py_ssize_t>1, this.pieces.grain_count) * sizeof(double))
+        this.squares_by_grain = <double*><char*>sums
+        self.run(measure_grain, this, MEASURE_COST)
+        total = tree_sum(this.squares_by_grain, this.pieces.grain_count)
+        if total == INFINITY or total < LEAST_SQUARE:
+            # Squares of doubles may be beyond the doubles while they are not.
+            return by * arrays.norm(grads)
+        return by * sqrt(total)
+
+    cdef int refuse(self, Py_ssize_t k, object grad, object rows) except -1:
         name = self.gradients[k]
         arrays.check_floating(self.who, name, grad)
         shape = tuple(self.params[k].shape[d] for d in range(self.params[k].ndim))
+        if rows is not None:
+            shape = (len(rows), *shape[1:])
         if grad.shape != shape:
-            raise ValueError(f"{self.who}: {name} must have its shape {shape}, got {grad.shape}")
+            raise ValueError(f"{self.who}: {name} must have {'its shape' if rows is None else 'the shape'} {shape}, got {grad.shape}")
         raise arrays.overlap_error(self.who, name, "a parameter or its state")

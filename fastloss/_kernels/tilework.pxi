@@ -19,6 +19,10 @@ ctypedef fused element:
     uint32_t
     uint64_t
 
+ctypedef fused kept:
+    float
+    double
+
 ctypedef fused whole:
     int8_t
     int16_t
@@ -34,10 +38,16 @@ cdef extern from "half.h" nogil:
     float float_from_bf16(uint16_t)
     uint16_t f16_from_float(float)
     uint16_t bf16_from_float(float)
+    uint16_t f16_from_double(double)
+    uint16_t bf16_from_double(double)
+    uint32_t noise(uint32_t, uint32_t)
+    float dithered(float, uint32_t)
 
 cdef extern from "lanes.h" nogil:
     double sum_f32(const float*, Py_ssize_t)
     double sum_f64(const double*, Py_ssize_t)
+    double squares_f32(const float*, Py_ssize_t)
+    double squares_f64(const double*, Py_ssize_t)
     double largest_f32(const float*, Py_ssize_t)
     double largest_f64(const double*, Py_ssize_t)
     Py_ssize_t first_largest_f32(const float*, Py_ssize_t)
@@ -100,34 +110,42 @@ cdef void load_bf16(const uint16_t* source, Py_ssize_t stride, real* tile, Py_ss
             tile[i] = float_from_bf16((<const uint16_t*>(<const char*>source + i * stride))[0])
 
 
-cdef void store(const real* tile, real* target, Py_ssize_t stride, Py_ssize_t count) noexcept nogil:
+cdef void store(const real* tile, kept* target, Py_ssize_t stride, Py_ssize_t count) noexcept nogil:
     cdef Py_ssize_t i
-    if stride == sizeof(real):
+    if stride == sizeof(kept):
         for i in range(count):
-            target[i] = tile[i]
+            target[i] = <kept>tile[i]
     else:
         for i in range(count):
-            (<real*>(<char*>target + i * stride))[0] = tile[i]
+            (<kept*>(<char*>target + i * stride))[0] = <kept>tile[i]
 
 
-cdef void store_f16(const float* tile, uint16_t* target, Py_ssize_t stride, Py_ssize_t count) noexcept nogil:
-    cdef Py_ssize_t i
-    if stride == sizeof(uint16_t):
-        for i in range(count):
-            target[i] = f16_from_float(tile[i])
-    else:
-        for i in range(count):
-            (<uint16_t*>(<char*>target + i * stride))[0] = f16_from_float(tile[i])
+cdef inline uint16_t to_f16(real x) noexcept nogil:
+    return f16_from_float(x) if real is float else f16_from_double(x)
 
 
-cdef void store_bf16(const float* tile, uint16_t* target, Py_ssize_t stride, Py_ssize_t count) noexcept nogil:
+cdef inline uint16_t to_bf16(real x) noexcept nogil:
+    return bf16_from_float(x) if real is float else bf16_from_double(x)
+
+
+cdef void store_f16(const real* tile, uint16_t* target, Py_ssize_t stride, Py_ssize_t count) noexcept nogil:
     cdef Py_ssize_t i
     if stride == sizeof(uint16_t):
         for i in range(count):
-            target[i] = bf16_from_float(tile[i])
+            target[i] = to_f16(tile[i])
     else:
         for i in range(count):
-            (<uint16_t*>(<char*>target + i * stride))[0] = bf16_from_float(tile[i])
+            (<uint16_t*>(<char*>target + i * stride))[0] = to_f16(tile[i])
+
+
+cdef void store_bf16(const real* tile, uint16_t* target, Py_ssize_t stride, Py_ssize_t count) noexcept nogil:
+    cdef Py_ssize_t i
+    if stride == sizeof(uint16_t):
+        for i in range(count):
+            target[i] = to_bf16(tile[i])
+    else:
+        for i in range(count):
+            (<uint16_t*>(<char*>target + i * stride))[0] = to_bf16(tile[i])
 
 
 cdef void load_label(const whole* source, Py_ssize_t stride, int64_t* labels, Py_ssize_t count) noexcept nogil:
@@ -182,6 +200,39 @@ cdef void weigh(const real* tile, const real* weights, double factor, real* targ
     cdef real by = <real>factor
     for i in range(count):
         target[i] = (tile[i] * weights[i] * by) if weights[i] != 0 else <real>0
+
+
+cdef void adjust(const real* tile, double factor, double limit, real* target, Py_ssize_t count) noexcept nogil:
+    """target = tile * factor, no further from 0 than `limit`; NaN stays."""
+    cdef Py_ssize_t i
+    cdef real by = <real>factor, most = <real>limit, scaled
+    for i in range(count):
+        scaled = tile[i] * by
+        scaled = most if scaled > most else scaled
+        target[i] = -most if scaled < -most else scaled
+
+
+cdef void blend(real* average, const real* tile, double weight, Py_ssize_t count) noexcept nogil:
+    """Move an average towards the tile, by a part of the way."""
+    cdef Py_ssize_t i
+    cdef real part = <real>weight
+    for i in range(count):
+        average[i] = average[i] + part * (tile[i] - average[i])
+
+
+cdef void plus(real* tile, const real* other, double sign, Py_ssize_t count) noexcept nogil:
+    """tile += sign * other."""
+    cdef Py_ssize_t i
+    cdef real by = <real>sign
+    for i in range(count):
+        tile[i] = tile[i] + by * other[i]
+
+
+cdef void dither(float* tile, uint32_t key, Py_ssize_t first, Py_ssize_t count) noexcept nogil:
+    """Round to bfloat16 at random: for each element the number that `key` and its index give."""
+    cdef Py_ssize_t i
+    for i in range(count):
+        tile[i] = dithered(tile[i], noise(<uint32_t>(first + i), key))
 
 
 cdef void run_on(real* numbers, double* sums, Py_ssize_t count) noexcept nogil:

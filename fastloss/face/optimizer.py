@@ -1,15 +1,33 @@
 """The public object of an update rule."""
 
+import math
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .._kernels import arrays
 from .._kernels.engine import RuleVariant, Sweep
-from ..formula import UpdateRule
+from ..formula import Fraction, Positive, UpdateRule
 from ..formula.document import optimizer_docstring
+
+
+class StepResult(NamedTuple):
+    """What a step found: the norm of all gradients, unscaled and not yet clipped, if it was asked for; whether it was left out."""
+
+    norm: float | None
+    skipped: bool
+
+
+class SparseRows(NamedTuple):
+    """A gradient that is 0 but for some rows: row numbers of shape (n,), and values of shape (n, ...) like the parameter's rows.
+
+    The other rows stay as they are, and their states too; a row that is there several times has the sum of its values.
+    """
+
+    rows: Any
+    values: Any
 
 
 class Optimizer:
@@ -19,10 +37,25 @@ class Optimizer:
     ----------
     params : numpy.ndarray, list, dict, or list of groups
         The arrays to train: one, several, several by name, or a list of dictionaries that hold ``"params"`` and hyperparameters
-        of their own. float32 and float64 keep their precision; float16 and bfloat16 keep float32 state and are rounded once per
+        of their own. float32 and float64 keep their precision; float16 and bfloat16 are computed in float32 and rounded once per
         step. No array may be there twice, be read-only, or share memory with another.
+    state_dtype : dtype or dict, optional
+        What the states are kept in: float64, float32, float16 or bfloat16, for all or by the state's name. By default float64 for
+        parameters of float64, else float32.
+    rounding : {"nearest", "stochastic", "compensated"}
+        How parameters in half precision are rounded: to the nearest; bfloat16 at random, so that small steps are not lost on
+        average; or with what was rounded off kept beside them in an array of their own dtype.
+    seed : int
+        Of the random rounding. Its numbers depend on the seed, the step, the parameter and the element alone.
+    ema_decay : float, optional
+        Keep the exponential moving average of the parameters in `ema`: it goes the part ``1 - ema_decay`` of the way in each step.
+    copy_dtype : dtype, optional
+        Keep a copy of the parameters in this dtype in `copies`, such as bfloat16 beside float32.
+    decay_mask : bool, function, or structure of `params`, optional
+        Which parameters `weight_decay` is for: for each True or False, or a function of the array that says so.
     **hyperparameters
-        The rule's, the same for all groups that do not have their own. They may be changed between steps in `param_groups`.
+        The rule's, the same for all groups that do not have their own. A number may be a function of the steps taken, such as a
+        schedule. They may be changed between steps in `param_groups`.
 
     Attributes
     ----------
@@ -30,13 +63,27 @@ class Optimizer:
         For each group its ``"params"`` and hyperparameters.
     steps : int
         How many steps were taken.
+    ema_decay : float or None
+        May be changed between steps, not to or from None.
     """
 
     rule: UpdateRule
     steps: int
     param_groups: list[dict[str, Any]]
+    ema_decay: float | None
 
-    def __init__(self, params: Any, **hyperparameters: Any) -> None:
+    def __init__(
+        self,
+        params: Any,
+        *,
+        state_dtype: Any = None,
+        rounding: str = "nearest",
+        seed: int = 0,
+        ema_decay: float | None = None,
+        copy_dtype: Any = None,
+        decay_mask: Any = None,
+        **hyperparameters: Any,
+    ) -> None:
         who = type(self).__name__
         unknown = [name for name in hyperparameters if name not in self._hyperparameters()]
         if unknown:
@@ -56,23 +103,63 @@ class Optimizer:
             for name, array in _named(who, prefix, group["params"]):
                 _check_parameter(who, name, array)
                 self._tensors.append((index, name, array))
-        self._states = [{} for _ in self._tensors]
+        self.ema_decay = ema_decay
+        self._check_ema_decay()
+        self._dtypes = _state_dtypes(who, self.rule.states, state_dtype)
+        self._rounding = _check_rounding(who, rounding, self._tensors)
+        self._seed = _check_seed(who, seed)
+        self._decays = self._masked(decay_mask)
+        # Tensors of one lane have one kernel and the same numbers: a group's, with or without weight decay.
+        self._lanes = sorted({(index, decays) for (index, _, _), decays in zip(self._tensors, self._decays, strict=True)})
+        self._copies = [self._copy(array, copy_dtype) for _, _, array in self._tensors]
+        self._states = [self._beside(array) for _, _, array in self._tensors]
         self._carried = [{name: first for name, (first, _) in self.rule.carried.items()} for _ in self.param_groups]
         self._lock = threading.Lock()
         self._variants = {}
         self._seen = self._needed = None
         self._check_groups()
 
-    def step(self, grads: Any) -> None:
+    def step(
+        self,
+        grads: Any,
+        *,
+        grad_scale: float | None = None,
+        max_norm: float | None = None,
+        clip_value: float | None = None,
+        skip_nonfinite: bool = False,
+        row_lr: Any = None,
+        row_mask: Any = None,
+    ) -> StepResult:
         """Rewrite every parameter and its state in place: one compiled call, whole or not at all.
+
+        It goes over memory once, and before that over the gradients if their norm is wanted or they must be finite. In this
+        order: unscale, clip by norm, clip by value, decay, the rule, average, round, copy.
 
         Parameters
         ----------
         grads : numpy.ndarray, list or dict
             Gradients in the structure of `params`: an array, a list, a dictionary; for groups a list with one such entry for
-            each group. Any floating dtype, any layout, of the parameters' shapes.
+            each group. Any floating dtype, any layout, of the parameters' shapes. An entry may be `SparseRows`.
+        grad_scale : float, optional
+            The gradients are so many times too large, as those of a scaled loss; they are divided by it.
+        max_norm : float, optional
+            Where the norm of all gradients together is larger they are multiplied by ``max_norm / norm``.
+        clip_value : float, optional
+            No element of a gradient is taken for larger than this, nor for smaller than its negative.
+        skip_nonfinite : bool
+            Leave the step out, the step count too, if a gradient holds NaN or infinity. Otherwise these go into the parameter
+            and its state.
+        row_lr : array of shape (k,), optional
+            For parameters that hold k independent problems in their rows: a learning rate for each row, in the place of `lr`.
+        row_mask : array of bool of shape (k,), optional
+            Rows that are False stay as they are, and their states too.
 
-        Threads that step one optimizer take turns. NaN and infinity in a gradient go into the parameter and its state.
+        Threads that step one optimizer take turns. Denormal numbers count as 0 within a step.
+
+        Returns
+        -------
+        StepResult
+            ``norm``, None unless `max_norm` or `skip_nonfinite` needed it, and ``skipped``.
 
         Raises
         ------
@@ -82,18 +169,68 @@ class Optimizer:
         """
         with self._lock:
             self._check_groups()
+            scale = _positive(self, "grad_scale", grad_scale, 1.0)
+            most = _positive(self, "max_norm", max_norm, math.inf)
+            limit = _positive(self, "clip_value", clip_value, math.inf)
             step = self.steps + 1
             carried = [self.rule.carry(now, step, group) for now, group in zip(self._carried, self._values, strict=True)]
-            vectors = [self.rule.vector({"step": step, **now, **group}) for now, group in zip(carried, self._values, strict=True)]
-            self._sweep.step(self._kernels, vectors, self._flat(grads))
-            self.steps, self._carried = step, carried
+            vectors, factors = [], []
+            for index, decays in self._lanes:
+                numbers = {"step": step, **carried[index], **self._values[index]}
+                vectors.append(self.rule.vector(numbers if decays else {**numbers, "weight_decay": 0.0}))
+                factors.append((-1.0 if numbers["maximize"] else 1.0) / scale)
+            flat = self._flat(grads)
+            sparse = self._sparse(flat)
+            if row_lr is not None or row_mask is not None:
+                row_lr, row_mask = self._rows(row_lr, row_mask, sparse)
+            measures = max_norm is not None or skip_nonfinite
+            approach = 0.0 if self.ema_decay is None else 1.0 - self.ema_decay
+            norm, skipped = self._sweep.step(
+                self._kernels,
+                vectors,
+                flat,
+                factors,
+                limit,
+                most,
+                measures,
+                skip_nonfinite,
+                approach,
+                step,
+                sparse,
+                row_lr,
+                self._lr_slot,
+                row_mask,
+            )
+            if not skipped:
+                self.steps, self._carried = step, carried
+        return StepResult(norm, skipped) if measures else _DONE
+
+    @property
+    def ema(self) -> Any:
+        """The averages of the parameters, in the structure of `params`."""
+        if self.ema_decay is None:
+            raise AttributeError(f"{type(self).__name__}: ema must be asked for with ema_decay")
+        return self._structured([held["ema"] for held in self._states])
+
+    @property
+    def copies(self) -> Any:
+        """The parameters in `copy_dtype`, in the structure of `params`."""
+        if any(copy is None for copy in self._copies):
+            raise AttributeError(f"{type(self).__name__}: copies must be asked for with copy_dtype")
+        return self._structured(self._copies)
 
     def state_dict(self) -> dict[str, Any]:
-        """The optimizer's state as plain arrays and numbers, copied: rule, steps, groups of hyperparameters, states by name."""
+        """The optimizer's state as plain arrays and numbers, copied: rule, steps, groups of hyperparameters, states by name.
+
+        Of a hyperparameter that is a function of the steps it holds the number now.
+        """
+        groups = [{name: _at(group[name], self.steps) for name in self._hyperparameters()} for group in self.param_groups]
+        if self.rule.carried:
+            groups = [group | {"carried": dict(carried)} for group, carried in zip(groups, self._carried, strict=True)]
         return {
             "rule": type(self).__name__,
             "steps": self.steps,
-            "groups": [{name: group[name] for name in self._hyperparameters()} for group in self.param_groups],
+            "groups": groups,
             "state": {
                 name: {state: array.copy() for state, array in held.items()}
                 for (_, name, _), held in zip(self._tensors, self._states, strict=True)
@@ -103,7 +240,7 @@ class Optimizer:
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over what `state_dict` returned, for parameters of the same names and shapes; all of it or, on an error, nothing.
 
-        States of another floating dtype are converted.
+        States of another floating dtype are converted. A hyperparameter that is a function of the steps stays one.
         """
         who = type(self).__name__
         _check_keys(who, "state_dict", state_dict, ["rule", "steps", "groups", "state"])
@@ -115,7 +252,8 @@ class Optimizer:
         if not isinstance(groups, list | tuple) or len(groups) != len(self.param_groups):
             raise ValueError(f"{who}: groups must be a list of {len(self.param_groups)} dictionaries, got {groups!r}")
         for index, group in enumerate(groups):
-            _check_keys(who, f"groups[{index}]", group, list(self._hyperparameters()))
+            _check_keys(who, f"groups[{index}]", group, [*self._hyperparameters(), *(["carried"] if self.rule.carried else [])])
+        carried = [self._check_carried(who, group) for group in groups]
         values = [self._check_group(group) for group in groups]
         choices = self._choices(values)
         _check_keys(who, "state", states, [name for _, name, _ in self._tensors])
@@ -124,12 +262,15 @@ class Optimizer:
         with self._lock:
             # Held states that were not saved are forgotten with all else.
             self._states = [
-                {state: np.array(array, _state_dtype(param), order="C") for state, array in states[name].items()}
+                {state: np.array(array, self._dtype(state, param), order="C") for state, array in states[name].items()}
                 for _, name, param in self._tensors
             ]
             for group, checked in zip(self.param_groups, values, strict=True):
-                group.update(checked)
-            self.steps = int(steps)
+                group.update({name: value for name, value in checked.items() if not callable(group[name])})
+            self.steps, self._carried = int(steps), carried
+            for copy, (_, _, param) in zip(self._copies, self._tensors, strict=True):
+                if copy is not None:
+                    copy[...] = param
             self._seen = self._needed = None
             self._check_groups()
 
@@ -169,42 +310,139 @@ class Optimizer:
                 raise ValueError(
                     f"{type(self).__name__}: param_groups[{index}] must hold 'params' and {', '.join(names)}, got {', '.join(group)}"
                 )
-        now = [[_snapshot(group[name]) for name in names] for group in self.param_groups]
+        self._check_ema_decay()
+        now = [[_snapshot(_at(group[name], self.steps)) for name in names] for group in self.param_groups]
         if now != self._seen:
-            values = [self._check_group(group) for group in self.param_groups]
+            current = [{name: _at(group[name], self.steps) for name in names} for group in self.param_groups]
+            values = [self._check_group(group) for group in current]
             self._bind(self._choices(values))
             self._values = values
             self._seen = now
 
+    def _check_ema_decay(self):
+        if self.ema_decay is not None:
+            Fraction(0.0).check(type(self).__name__, "ema_decay", self.ema_decay)
+
+    @staticmethod
+    def _check_carried(who, group):
+        """The carried numbers of a saved group."""
+        carried = group.get("carried", {})
+        if not isinstance(carried, dict) or not all(isinstance(number, float) for number in carried.values()):
+            raise ValueError(f"{who}: carried must be a dictionary of numbers, got {carried!r}")
+        return dict(carried)
+
     def _choices(self, values):
         return [self.rule.choice({"step": None, **dict.fromkeys(self.rule.carried), **group}) for group in values]
 
-    def _flat(self, grads):
-        """The gradients in the order of the tensors."""
+    def _flat(self, given, name="grads"):
+        """What was given in the structure of the parameters, in the order of the tensors."""
         who = type(self).__name__
         if not self._is_grouped:
-            return _match(who, "grads", self.param_groups[0]["params"], grads)
-        if not isinstance(grads, list | tuple) or len(grads) != len(self.param_groups):
-            raise ValueError(f"{who}: grads must be a list of {len(self.param_groups)} entries, one for each group")
+            return _match(who, name, self.param_groups[0]["params"], given)
+        if not isinstance(given, list | tuple) or len(given) != len(self.param_groups):
+            raise ValueError(f"{who}: {name} must be a list of {len(self.param_groups)} entries, one for each group")
         flat = []
-        for index, (group, own) in enumerate(zip(self.param_groups, grads, strict=True)):
-            flat += _match(who, f"grads[{index}]", group["params"], own)
+        for index, (group, own) in enumerate(zip(self.param_groups, given, strict=True)):
+            flat += _match(who, f"{name}[{index}]", group["params"], own)
         return flat
+
+    def _sparse(self, flat):
+        """Take the rows out of sparse gradients: {tensor: rows}, their values left in the list."""
+        found = {}
+        for k, grad in enumerate(flat):
+            if isinstance(grad, SparseRows):
+                _, name, param = self._tensors[k]
+                found[k], flat[k] = _row_gradient(type(self).__name__, name, param, grad)
+        return found
+
+    def _rows(self, row_lr, row_mask, sparse):
+        """Learning rates and mask of the rows as the engine takes them."""
+        who = type(self).__name__
+        if sparse:
+            raise ValueError(f"{who}: row_lr and row_mask must go with whole gradients, got SparseRows")
+        counts = {array.shape[0] if array.ndim else None for _, _, array in self._tensors}
+        if len(counts) != 1 or None in counts:
+            raise ValueError(
+                f"{who}: row_lr and row_mask must go with parameters of one number of rows, got {sorted(map(str, counts))}"
+            )
+        (count,) = counts
+        if row_lr is not None:
+            if "lr" not in self._hyperparameters():
+                raise TypeError(f"{who}: row_lr must go with a rule that has lr")
+            row_lr = np.ascontiguousarray(_of_rows(who, "row_lr", row_lr, count, "fiu"), np.float64)
+            if not (np.isfinite(row_lr).all() and (row_lr >= 0).all()):
+                raise ValueError(
+                    f"{who}: row_lr must be >= 0 and finite, got {row_lr[~(np.isfinite(row_lr) & (row_lr >= 0))][0]}"
+                )
+        if row_mask is not None:
+            row_mask = np.ascontiguousarray(_of_rows(who, "row_mask", row_mask, count, "b"), np.uint8)
+        return row_lr, row_mask
 
     def _bind(self, choices):
         """Make the states that these variants need, and hand all arrays to the engine."""
-        self._kernels = [self._variant(choice) for choice in choices]
+        self._kernels = [self._variant(choices[index]) for index, _ in self._lanes]
         needed = [self.rule.states_of(choice) for choice in choices]
         if needed == self._needed:
             return
         tensors = []
-        for (index, name, array), held in zip(self._tensors, self._states, strict=True):
+        for k, ((index, name, array), held) in enumerate(zip(self._tensors, self._states, strict=True)):
             for state in needed[index]:
                 if state not in held:
-                    held[state] = np.zeros(array.shape, _state_dtype(array))
-            tensors.append((index, name, array, [held[state] for state in needed[index]]))
+                    held[state] = np.zeros(array.shape, self._dtype(state, array))
+            beside = {place: held[state] for state, place in _BESIDE.items() if state in held}
+            if self._copies[k] is not None:
+                beside["copy"] = self._copies[k]
+            if self._rounding == "stochastic" and arrays.is_bfloat16(array.dtype):
+                beside["seed"] = (self._seed + k * _GOLDEN) % 2**64
+            lane = self._lanes.index((index, self._decays[k]))
+            tensors.append((lane, name, array, [held[state] for state in needed[index]], beside))
         self._sweep = Sweep(type(self).__name__, tensors)
         self._needed = needed
+        slots = [name for name, _ in self.rule.slots()]
+        self._lr_slot = slots.index("lr") if "lr" in slots else -1
+
+    def _beside(self, array):
+        """What is kept beside a parameter besides its states."""
+        held = {}
+        if self.ema_decay is not None:
+            held["ema"] = np.array(array, self._dtype("ema", array), order="C")
+        if self._rounding == "compensated" and array.dtype.itemsize == 2:
+            held["remainder"] = np.zeros(array.shape, array.dtype)
+        return held
+
+    def _dtype(self, state, param):
+        """What a state is kept in."""
+        if state == "remainder":
+            return param.dtype
+        return self._dtypes.get(state) or (np.dtype(np.float64) if param.dtype == np.float64 else np.dtype(np.float32))
+
+    def _copy(self, array, dtype):
+        return None if dtype is None else np.array(array, _floating(type(self).__name__, "copy_dtype", dtype), order="C")
+
+    def _masked(self, mask):
+        """Whether each tensor decays."""
+        who = type(self).__name__
+        if mask is not None and "weight_decay" not in self._hyperparameters():
+            raise TypeError(f"{who}: decay_mask must go with a rule that has weight_decay")
+        if mask is None or isinstance(mask, bool):
+            return [mask is not False for _ in self._tensors]
+        decays = [mask(array) for _, _, array in self._tensors] if callable(mask) else self._flat(mask, "decay_mask")
+        for (_, name, _), decay in zip(self._tensors, decays, strict=True):
+            if not isinstance(decay, bool | np.bool_):
+                raise TypeError(f"{who}: decay_mask must be True or False for {name}, got {decay!r}")
+        return [bool(decay) for decay in decays]
+
+    def _structured(self, flat):
+        """Arrays of all tensors, in order, in the structure of `params`."""
+        rest = iter(flat)
+
+        def like(params):
+            if isinstance(params, dict):
+                return {key: next(rest) for key in params}
+            return [next(rest) for _ in params] if isinstance(params, list | tuple) else next(rest)
+
+        groups = [like(group["params"]) for group in self.param_groups]
+        return groups if self._is_grouped else groups[0]
 
     def _variant(self, choice):
         if choice not in self._variants:
@@ -213,8 +451,9 @@ class Optimizer:
 
     def _check_state(self, who, name, own, choice, array):
         """The arrays of one parameter: all that its variant needs, none that the rule does not know."""
-        needed = self.rule.states_of(choice)
-        if not isinstance(own, dict) or not set(needed) <= set(own) <= set(self.rule.states):
+        beside = self._beside(array)
+        needed = [*self.rule.states_of(choice), *beside]
+        if not isinstance(own, dict) or not set(needed) <= set(own) <= {*self.rule.states, *beside}:
             got = sorted(map(str, own)) if isinstance(own, dict) else type(own).__name__
             raise ValueError(f"{who}: the state of {name} must hold {', '.join(needed) or 'nothing'}, got {got}")
         for state, values in own.items():
@@ -227,10 +466,95 @@ class Optimizer:
 _BOUND = {"_lock", "_sweep", "_kernels", "_variants", "_values", "_seen", "_needed"}
 # Steps are counted in the doubles of the kernels' numbers.
 _MOST_STEPS = 2**53
+# What is kept beside a parameter, by the name that it is saved under, and the engine's name for it.
+_BESIDE = {"ema": "average", "remainder": "remainder"}
+# 2^64 by the golden ratio: seeds that are far apart.
+_GOLDEN = 0x9E3779B97F4A7C15
+_DONE = StepResult(None, False)
 
 
-def _state_dtype(param):
-    return np.float64 if param.dtype == np.float64 else np.float32
+def _at(value, steps):
+    """A hyperparameter's number after so many steps."""
+    return value(steps) if callable(value) else value
+
+
+def _positive(optimizer, name, value, default):
+    """An option of a step."""
+    return default if value is None else Positive(1.0).check(type(optimizer).__name__, name, value)
+
+
+def _floating(who, name, given):
+    """A floating dtype of two to eight bytes."""
+    if given == "bfloat16":
+        given = arrays.bfloat16(who)
+    try:
+        dtype = np.dtype(given)
+    except TypeError:
+        dtype = None
+    if dtype is None or not arrays.is_floating(dtype) or dtype.byteorder == ">":
+        raise TypeError(f"{who}: {name} must be float64, float32, float16 or bfloat16, got {given!r}")
+    return dtype
+
+
+def _state_dtypes(who, states, given):
+    """{state: dtype} of what was asked for."""
+    if given is None:
+        return {}
+    if not isinstance(given, dict):
+        return dict.fromkeys(states, _floating(who, "state_dtype", given))
+    unknown = [name for name in given if name not in (*states, "ema")]
+    if unknown:
+        raise ValueError(f"{who}: state_dtype must be for states among {', '.join((*states, 'ema'))}, got {unknown[0]!r}")
+    return {name: _floating(who, f"state_dtype[{name!r}]", dtype) for name, dtype in given.items()}
+
+
+def _check_rounding(who, rounding, tensors):
+    if rounding not in ("nearest", "stochastic", "compensated"):
+        raise ValueError(f"{who}: rounding must be 'nearest', 'stochastic' or 'compensated', got {rounding!r}")
+    for _, name, array in tensors:
+        if rounding == "stochastic" and array.dtype == np.float16:
+            raise TypeError(f"{who}: rounding must be 'nearest' or 'compensated' for {name} of float16, got 'stochastic'")
+    return rounding
+
+
+def _check_seed(who, seed):
+    if not isinstance(seed, int | np.integer) or isinstance(seed, bool) or not 0 <= seed < 2**64:
+        raise ValueError(f"{who}: seed must be a whole number from 0 to 2**64, got {seed!r}")
+    return int(seed)
+
+
+def _row_gradient(who, name, param, grad):
+    """Row numbers and values of a sparse gradient, every row once."""
+    rows, values = np.asarray(grad.rows), np.asarray(grad.values)
+    if rows.ndim != 1 or rows.dtype.kind not in "iu":
+        raise TypeError(
+            f"{who}: the rows of the gradient of {name} must be whole numbers of shape (n,), got {rows.dtype} {rows.shape}"
+        )
+    if values.shape != (len(rows), *param.shape[1:]) or param.ndim == 0:
+        raise ValueError(
+            f"{who}: the values of the gradient of {name} must have the shape {(len(rows), *param.shape[1:])}, got {values.shape}"
+        )
+    outside = (rows < 0) | (rows >= param.shape[0])
+    if outside.any():
+        raise ValueError(
+            f"{who}: the rows of the gradient of {name} must be from 0 to {param.shape[0] - 1}, got {rows[outside][0]}"
+        )
+    rows = rows.astype(np.int64)
+    if (rows[1:] > rows[:-1]).all():
+        return rows, values
+    order = np.argsort(rows, kind="stable")
+    rows, first = np.unique(rows[order], return_index=True)
+    precision = np.float64 if param.dtype == np.float64 else np.float32
+    arrays.check_floating(who, f"the gradient of {name}", values)
+    return rows, np.add.reduceat(values[order].astype(precision), first, axis=0)
+
+
+def _of_rows(who, name, given, count, kinds):
+    given = np.asarray(given)
+    if given.shape != (count,) or given.dtype.kind not in kinds:
+        what = "True or False" if kinds == "b" else "a number"
+        raise ValueError(f"{who}: {name} must hold {what} for each of {count} rows, got {given.dtype} {given.shape}")
+    return given
 
 
 def _check_keys(who, name, given, keys):
