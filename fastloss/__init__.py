@@ -9,6 +9,7 @@ from .losses import *
 from .losses import __all__ as _losses
 from .optimizers import *
 from .optimizers import __all__ as _optimizers
+from .optimizers import schedules
 from .threads import get_num_threads, set_num_threads, threadpool_limits
 
 __version__ = "0.1.0"
@@ -20,6 +21,7 @@ __all__ = [
     "Optimizer",
     "RowLoss",
     "get_num_threads",
+    "schedules",
     "set_num_threads",
     "threadpool_limits",
     *_losses,

@@ -1,5 +1,6 @@
-"""What README and docs say is so. `python tests/test_docs.py --update` writes README's table of losses anew."""
+"""What README and docs say is so. `python tests/test_docs.py --update` writes README's tables anew."""
 
+import inspect
 import re
 import sys
 from pathlib import Path
@@ -11,10 +12,10 @@ from fastloss.formula.document import row
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
-TABLE = re.compile(r"(?<=<!-- losses -->\n).*?(?=<!-- /losses -->)", re.DOTALL)
+TABLE = {what: re.compile(rf"(?<=<!-- {what} -->\n).*?(?=<!-- /{what} -->)", re.DOTALL) for what in ("losses", "schedules")}
 
 
-def table():
+def table_of_losses():
     parts = []
     for family, losses in fl.losses.FAMILIES.items():
         parts += ["", f"**{family}**", "", "| loss | what it is | agrees with |", "|---|---|---|"]
@@ -22,8 +23,27 @@ def table():
     return "\n".join(parts[1:]) + "\n"
 
 
-def test_readme_lists_every_loss():
-    assert TABLE.search(README.read_text(encoding="utf-8")).group() == table(), "run: python tests/test_docs.py --update"
+def table_of_schedules():
+    parts = ["| schedule | what it is |", "|---|---|"]
+    in_order = [schedule for name, schedule in vars(fl.schedules).items() if name in fl.schedules.__all__]
+    for schedule in in_order:
+        arguments = [
+            each.name if each.default is each.empty else f"{each.name}={each.default!r}"
+            for each in inspect.signature(schedule).parameters.values()
+        ]
+        parts.append(
+            f"| `{schedule.__name__}({', '.join(arguments)})` | {inspect.cleandoc(schedule.__doc__).splitlines()[0]} |"
+        )
+    return "\n".join(parts) + "\n"
+
+
+WRITTEN = {"losses": table_of_losses, "schedules": table_of_schedules}
+
+
+@pytest.mark.parametrize("what", WRITTEN)
+def test_readme_lists_every_one(what):
+    text = README.read_text(encoding="utf-8")
+    assert TABLE[what].search(text).group() == WRITTEN[what](), "run: python tests/test_docs.py --update"
 
 
 def blocks():
@@ -49,4 +69,7 @@ def test_readme_names_the_folders_that_are_there():
 
 
 if __name__ == "__main__" and "--update" in sys.argv:
-    README.write_text(TABLE.sub(lambda _: table(), README.read_text(encoding="utf-8")), encoding="utf-8")
+    updated = README.read_text(encoding="utf-8")
+    for what, write in WRITTEN.items():
+        updated = TABLE[what].sub(write().replace("\\", r"\\"), updated)
+    README.write_text(updated, encoding="utf-8")

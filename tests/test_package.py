@@ -496,6 +496,9 @@ state = optimizer.state_dict()
 loss, gradients = fl.linear_cross_entropy.value_and_grad(np.ones((3, 2)), np.ones((4, 2)), [0, 1, 3], label_smoothing=0.1)
 by_x, by_weight = gradients
 first: int = fl.kmeans.assign(np.ones((3, 2)), np.ones((4, 2)))[0].item()
+schedule = fl.schedules.warmup(fl.schedules.cosine(1e-3, steps=10, final=1e-5), steps=np.arange(5).item(3))
+rate: float = fl.schedules.sequential([schedule, lambda step: 0.1 / (step + 1)], [20])(np.int64(7))
+lower: float = fl.schedules.ReduceOnPlateau(rate, mode="max").update(loss)
 with fl.threadpool_limits(1):
     threads: int = fl.get_num_threads()
 """
@@ -508,6 +511,11 @@ BAD = {
     "an unknown loss": "fl.hubert(pred, target)",
     "text for a number": "number: str = fl.huber(pred, target)",
     "grad_out of the value alone": "fl.huber(pred, target, grad_out=pred)",
+    "a schedule without its steps": "fl.schedules.cosine(1e-3)",
+    "a schedule of text": "fl.schedules.cosine('1e-3', steps=10)",
+    "a schedule's steps without their name": "fl.schedules.cosine(1e-3, 10)",
+    "a schedule that is changed": "fl.schedules.constant(1e-3).value = 1e-2",
+    "a list where a schedule belongs": "fl.schedules.warmup([1e-3], steps=10)",
     "centers to assign to that are none": "fl.center.assign(pred, target)",
 }
 
