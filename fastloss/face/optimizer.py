@@ -169,16 +169,17 @@ class Optimizer:
         """
         with self._lock:
             self._check_groups()
-            scale = _positive(self, "grad_scale", grad_scale, 1.0)
-            most = _positive(self, "max_norm", max_norm, math.inf)
-            limit = _positive(self, "clip_value", clip_value, math.inf)
-            step = self.steps + 1
-            carried = [self.rule.carry(now, step, group) for now, group in zip(self._carried, self._values, strict=True)]
-            vectors, factors = [], []
-            for index, decays in self._lanes:
-                numbers = {"step": step, **carried[index], **self._values[index]}
-                vectors.append(self.rule.vector(numbers if decays else {**numbers, "weight_decay": 0.0}))
-                factors.append((-1.0 if numbers["maximize"] else 1.0) / scale)
+            factors = self._signs
+            if grad_scale is not None:
+                scale = self._positive("grad_scale", grad_scale)
+                factors = [sign / scale for sign in factors]
+            step, carried = self.steps + 1, self._carried
+            for vector in self._vectors:
+                vector[0] = step
+            if self.rule.carried:
+                carried = [self.rule.carry(now, step, group) for now, group in zip(carried, self._values, strict=True)]
+                for vector, (index, _) in zip(self._vectors, self._lanes, strict=True):
+                    vector[1 : 1 + len(carried[index])] = carried[index].values()
             flat = self._flat(grads)
             sparse = self._sparse(flat)
             if row_lr is not None or row_mask is not None:
@@ -187,11 +188,11 @@ class Optimizer:
             approach = 0.0 if self.ema_decay is None else 1.0 - self.ema_decay
             norm, skipped = self._sweep.step(
                 self._kernels,
-                vectors,
+                self._vectors,
                 flat,
                 factors,
-                limit,
-                most,
+                math.inf if clip_value is None else self._positive("clip_value", clip_value),
+                math.inf if max_norm is None else self._positive("max_norm", max_norm),
                 measures,
                 skip_nonfinite,
                 approach,
@@ -311,17 +312,28 @@ class Optimizer:
                     f"{type(self).__name__}: param_groups[{index}] must hold 'params' and {', '.join(names)}, got {', '.join(group)}"
                 )
         self._check_ema_decay()
-        now = [[_snapshot(_at(group[name], self.steps)) for name in names] for group in self.param_groups]
+        now = [[_snapshot(group[name], self.steps) for name in names] for group in self.param_groups]
         if now != self._seen:
-            current = [{name: _at(group[name], self.steps) for name in names} for group in self.param_groups]
-            values = [self._check_group(group) for group in current]
+            values = [self._check_group({name: _at(group[name], self.steps) for name in names}) for group in self.param_groups]
             self._bind(self._choices(values))
-            self._values = values
+            self._use(values)
             self._seen = now
+
+    def _use(self, values):
+        """The numbers of each lane as the engine takes them; those of the step are filled in later."""
+        self._values, self._vectors, self._signs = values, [], []
+        for index, decays in self._lanes:
+            numbers = {"step": 0.0, **self._carried[index], **values[index]}
+            self._vectors.append(self.rule.vector(numbers if decays else {**numbers, "weight_decay": 0.0}))
+            self._signs.append(-1.0 if numbers["maximize"] else 1.0)
 
     def _check_ema_decay(self):
         if self.ema_decay is not None:
             Fraction(0.0).check(type(self).__name__, "ema_decay", self.ema_decay)
+
+    def _positive(self, name, value):
+        """An option of a step."""
+        return Positive(1.0).check(type(self).__name__, name, value)
 
     @staticmethod
     def _check_carried(who, group):
@@ -348,10 +360,11 @@ class Optimizer:
 
     def _sparse(self, flat):
         """Take the rows out of sparse gradients: {tensor: rows}, their values left in the list."""
-        found = {}
+        found = None
         for k, grad in enumerate(flat):
-            if isinstance(grad, SparseRows):
+            if type(grad) is SparseRows:
                 _, name, param = self._tensors[k]
+                found = found or {}
                 found[k], flat[k] = _row_gradient(type(self).__name__, name, param, grad)
         return found
 
@@ -463,7 +476,7 @@ class Optimizer:
 
 
 # What is made anew for a copy: threads and kernels do not travel.
-_BOUND = {"_lock", "_sweep", "_kernels", "_variants", "_values", "_seen", "_needed"}
+_BOUND = {"_lock", "_sweep", "_kernels", "_variants", "_values", "_vectors", "_signs", "_lr_slot", "_seen", "_needed"}
 # Steps are counted in the doubles of the kernels' numbers.
 _MOST_STEPS = 2**53
 # What is kept beside a parameter, by the name that it is saved under, and the engine's name for it.
@@ -476,11 +489,6 @@ _DONE = StepResult(None, False)
 def _at(value, steps):
     """A hyperparameter's number after so many steps."""
     return value(steps) if callable(value) else value
-
-
-def _positive(optimizer, name, value, default):
-    """An option of a step."""
-    return default if value is None else Positive(1.0).check(type(optimizer).__name__, name, value)
 
 
 def _floating(who, name, given):
@@ -563,10 +571,12 @@ def _check_keys(who, name, given, keys):
         raise ValueError(f"{who}: {name} must be a dictionary of {', '.join(keys)}, got {got or 'nothing'}")
 
 
-def _snapshot(value):
+def _snapshot(value, steps):
     """The value as it is now, told apart from later ones even if it is changed in place."""
     if type(value) is float:
         return value
+    if callable(value):
+        return float(value(steps))
     value = tuple(value) if isinstance(value, list) else value.item() if getattr(value, "shape", None) == () else value
     return type(value), value
 

@@ -303,18 +303,16 @@ class UpdateRule(Formula):
         super().__post_init__()
         self.inputs = tuple(n for n in self.inputs if n != "step")
         self.states = self.inputs[2:]
-        self.parameters = {"step": Real(1.0), **self.parameters}
+        # Those that a step fills in come first.
+        self.parameters = {"step": Real(1.0), **{name: self.parameters[name] for name in self.carried}} | self.parameters
         if self.decay is not None:
             self.parameters["weight_decay"] = self.decay
             if self.decay.decoupled is None:
                 self.parameters["decoupled_weight_decay"] = Flag(False)
+        # Of an optimizer's call: the kernel's parameters but for what a step fills in, and the direction.
+        filled_in = {"step", *self.carried}
+        self.hyperparameters = {n: d for n, d in self.parameters.items() if n not in filled_in} | {"maximize": Flag(False)}
         self._states_of = {}
-
-    @property
-    def hyperparameters(self):
-        """The parameters of an optimizer's call: those of the kernel but for the step count, and the direction."""
-        own = {name: domain for name, domain in self.parameters.items() if name != "step" and name not in self.carried}
-        return own | {"maximize": Flag(False)}
 
     def carry(self, carried, step, hyperparameters):
         """The carried numbers of a step, made of those of the one before."""
