@@ -9,6 +9,8 @@ from .losses import *
 from .losses import __all__ as _losses
 from .optimizers import *
 from .optimizers import __all__ as _optimizers
+from .state import *
+from .state import __all__ as _state
 from .threads import get_num_threads, set_num_threads, threadpool_limits
 
 __version__ = "0.1.0"
@@ -24,4 +26,5 @@ __all__ = [
     "threadpool_limits",
     *_losses,
     *_optimizers,
+    *_state,
 ]
