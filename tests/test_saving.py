@@ -232,9 +232,7 @@ def test_names_that_meet_when_joined(tmp_path):
     assert_same(through_a_file(tmp_path, kept, [np.zeros(1), np.zeros(1)]), kept)
 
 
-@pytest.mark.parametrize(
-    "params", [[], {}, [np.zeros(0)], np.zeros(()), np.zeros((0, 3)), [np.zeros(1, np.float16)]], ids=repr
-)
+@pytest.mark.parametrize("params", [[], {}, [np.zeros(0)], np.zeros(()), np.zeros((0, 3)), [np.zeros(1, np.float16)]], ids=repr)
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_little_or_nothing_to_save(tmp_path, params, momentum):
     optimizer = fl.SGD(params, momentum=momentum)
@@ -506,14 +504,11 @@ def foreign():
 
 @pytest.mark.parametrize(("case", "content"), list(foreign()), ids=[case for case, _ in foreign()])
 def test_what_is_not_of_the_format(tmp_path, monkeypatch, case, content):
+    """Deep and wide JSON, names without end; what pickles would have done is not done."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "s").write_bytes(content)
     optimizer = new()
-    if case == "a long name":
-        with pytest.raises(ValueError, match="must be a file"):
-            fl.load_state(tmp_path / "s", optimizer)
-    else:
-        refused(tmp_path / "s", optimizer)
+    refused(tmp_path / "s", optimizer)
     assert os.listdir(tmp_path) == ["s"]
 
 

@@ -74,7 +74,8 @@ def save_state(path: str | os.PathLike[str], opt: Optimizer) -> None:
 def load_state(path: str | os.PathLike[str], opt: Optimizer) -> None:
     """Take over the state that `save_state` wrote: all of it or, on an error, nothing.
 
-    Nothing in the file is run, and no more memory is taken than the header (16 MiB at most) and the states of `opt` need.
+    Nothing in the file is run. Sizes that it states are held against its own and against the parameters before memory is taken for
+    them.
 
     Parameters
     ----------
@@ -138,13 +139,13 @@ def _read(reader, opt):
     unused = dict(reader.places)
     for name, states in names.items():
         if not isinstance(states, dict):
-            raise FormatError(f"no table of the states of {name}")
+            raise FormatError(f"no table of the states of {name:.200}")
         for state, key in states.items():
             place = unused.pop(key, None) if isinstance(key, str) else None
             if place is None:
-                raise FormatError(f"no array for {state:.200} of {name}")
+                raise FormatError(f"no array for {state:.200} of {name:.200}")
             if place.size > ours[name].size:
-                raise FormatError(f"{state:.200} of shape {place.shape} for {name} of shape {ours[name].shape}")
+                raise FormatError(f"{state:.200} of shape {place.shape} for {name:.200} of shape {ours[name].shape}")
     if unused:
         raise FormatError(f"an array {next(iter(unused)):.200} that belongs to no tensor")
     arrays = reader.read()
