@@ -4,12 +4,14 @@ Losses (`fastloss.losses`) take NumPy arrays and return value, gradient and diag
 (`fastloss.optimizers`) rewrite parameters in place. Both are formulas, written once.
 """
 
-from .face import BlockLoss, Loss, NearestCenterLoss, Optimizer, RowLoss
+from .face import BlockLoss, Loss, NearestCenterLoss, Optimizer, RowLoss, SparseRows, StepResult
 from .losses import *
 from .losses import __all__ as _losses
 from .optimizers import *
 from .optimizers import __all__ as _optimizers
 from .optimizers import schedules
+from .state import *
+from .state import __all__ as _state
 from .threads import get_num_threads, set_num_threads, threadpool_limits
 
 __version__ = "0.1.0"
@@ -20,10 +22,13 @@ __all__ = [
     "NearestCenterLoss",
     "Optimizer",
     "RowLoss",
+    "SparseRows",
+    "StepResult",
     "get_num_threads",
     "schedules",
     "set_num_threads",
     "threadpool_limits",
     *_losses,
     *_optimizers,
+    *_state,
 ]

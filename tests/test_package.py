@@ -45,6 +45,7 @@ LAYERS = [
     "face",
     "losses",
     "optimizers",
+    "state",
     "threads",
     "__init__",
     "information",

@@ -534,7 +534,7 @@ def _check_seed(who, seed):
 def _row_gradient(who, name, param, grad):
     """Row numbers and values of a sparse gradient, every row once."""
     rows, values = np.asarray(grad.rows), np.asarray(grad.values)
-    if rows.ndim != 1 or rows.dtype.kind not in "iu":
+    if rows.ndim != 1 or (rows.dtype.kind not in "iu" and rows.size):
         raise TypeError(
             f"{who}: the rows of the gradient of {name} must be whole numbers of shape (n,), got {rows.dtype} {rows.shape}"
         )
