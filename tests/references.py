@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import peers
+import rules
 import test_blocks
 import test_formulas
-import test_optimizers
 import test_row_registry
 
 import fastloss as fl
@@ -54,17 +54,16 @@ def record(name, peer, parameters, inputs):
 
 
 def optimizers():
-    """A record for each rule and setting: where PyTorch's own goes from `start`."""
-    import torch
-
+    """A record for each rule that PyTorch has, and setting: where PyTorch's own goes from `start`."""
     rng = np.random.default_rng(8)
-    for name, hyper in test_optimizers.variants():
+    for name, hyper, arguments in rules.torch_variants():
         start, grads = rng.normal(size=5), rng.normal(size=(STEPS, 5))
-        tensor = torch.from_numpy(start.copy()).requires_grad_()
-        theirs = getattr(torch.optim, name)([tensor], **hyper)
-        for grad in grads:
-            tensor.grad = torch.from_numpy(grad)
-            theirs.step()
+        with rules.torch_in_double() as torch:
+            tensor = torch.from_numpy(start.copy()).requires_grad_()
+            theirs = getattr(torch.optim, name)([tensor], **arguments)
+            for grad in grads:
+                tensor.grad = torch.from_numpy(grad)
+                theirs.step()
         yield {
             "optimizer": name,
             "parameters": hyper,

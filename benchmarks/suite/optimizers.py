@@ -21,7 +21,7 @@ class Step:
     def setup(self, name, tensors, dtype):
         count, size = TENSORS[tensors]
         rng = np.random.default_rng(0)
-        params = (rng.standard_normal(size, dtype=np.float32).astype(dtype) for _ in range(count))
+        params = [rng.standard_normal(size, dtype=np.float32).astype(dtype) for _ in range(count)]
         self.grads = [rng.standard_normal(size, dtype=np.float32).astype(dtype) for _ in range(count)]
         self.optimizer = getattr(optimizers, name)(params)
         self.optimizer.step(self.grads)

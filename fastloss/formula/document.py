@@ -95,7 +95,7 @@ def optimizer_docstring(rule):
         *_section("Examples"),
         ">>> import numpy as np, fastloss as fl",
         ">>> weights = np.ones(3)",
-        f">>> optimizer = fl.{rule.name}(weights, lr=0.5)",
+        f">>> optimizer = fl.{rule.name}(weights, {next(iter(rule.hyperparameters))}=0.5)",
         ">>> optimizer.step(np.array([1.0, 0.0, -1.0]))",
     ]
     if rule.reference:

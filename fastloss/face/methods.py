@@ -1,0 +1,58 @@
+"""What some optimizers can do beside a step: bases that stand before the class of the rule."""
+
+from typing import Any
+
+import numpy as np
+
+
+class TakesHessian:
+    """Of a rule with a state `hessian`: the fading mean, at rate `betas[1]`, of estimates that come every few steps."""
+
+    mean: Any  # the optimizer of the rule that makes the mean
+
+    def update_hessian(self: Any, estimates: Any) -> None:
+        """Take estimates of the Hessian's diagonal, in the structure of the gradients, into the state `hessian`.
+
+        Raises
+        ------
+        ValueError, TypeError
+            As `step` does, before anything is written.
+        """
+        with self._lock:
+            self._check_groups()
+            hessians = _arranged(self, [held["hessian"] for held in self._states])
+            groups = [{"params": own, "beta": group["betas"][1]} for own, group in zip(hessians, self._values, strict=True)]
+            self.mean(groups).step(estimates if self._is_grouped else [estimates])
+
+
+class Averages:
+    """Of a rule whose parameters y lie between its state z and x, the mean of all z."""
+
+    def evaluation_params(self: Any) -> Any:
+        """The mean x of the steps so far, in new arrays in the structure of `params`: what the training is for."""
+        with self._lock:
+            self._check_groups()
+            means = list(_arranged(self, [self._x(k) for k in range(len(self._tensors))]))
+        return means if self._is_grouped else means[0]
+
+    def _x(self: Any, k: int) -> Any:
+        index, _, y = self._tensors[k]
+        if not self.steps:  # z is not there yet
+            return y.copy()
+        z, group = self._states[k]["z"], self._values[index]
+        beta = group["momentum"] if "momentum" in group else group["betas"][0]
+        with np.errstate(all="ignore"):
+            return (z + (y.astype(z.dtype) - z) / beta).astype(y.dtype)
+
+
+def _arranged(optimizer, arrays):
+    """One array for each tensor, in the structure of each group's parameters."""
+    following = iter(arrays)
+    for group in optimizer.param_groups:
+        params = group["params"]
+        if isinstance(params, dict):
+            yield {key: next(following) for key in params}
+        elif isinstance(params, list | tuple):
+            yield [next(following) for _ in params]
+        else:
+            yield next(following)
