@@ -8,10 +8,16 @@ counts the bars missed. `--only` takes a part of a row's name.
 """
 
 import argparse
+import ctypes
+import importlib
 import os
 import subprocess
 import sys
+import sysconfig
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -241,14 +247,23 @@ def losses_rows():
 # --- optimizers -----------------------------------------------------------------------------------------------------------
 
 
-def adamw(table, title, tensors, bar, seconds):
-    count, size = tensors
+def drawn(count, size):
+    """Parameters and gradients."""
     rng = np.random.default_rng(0)
-    params = [rng.standard_normal(size, dtype=np.float32) for _ in range(count)]
-    grads = [rng.standard_normal(size, dtype=np.float32) for _ in range(count)]
+    return [[rng.standard_normal(size, dtype=np.float32) for _ in range(count)] for _ in range(2)]
+
+
+def in_torch(params, grads):
+    """Copies of the parameters, with their gradients."""
     copies = [torch.from_numpy(param.copy()).requires_grad_() for param in params]
     for tensor, grad in zip(copies, grads, strict=True):
         tensor.grad = torch.from_numpy(grad)
+    return copies
+
+
+def adamw(table, title, tensors, bar, seconds):
+    params, grads = drawn(*tensors)
+    copies = in_torch(params, grads)
     ours = fl.AdamW(params, lr=1e-3, weight_decay=0.01)
     theirs = torch.optim.AdamW(copies, lr=1e-3, weight_decay=0.01, fused=True)
     ours.step(grads)
@@ -256,6 +271,159 @@ def adamw(table, title, tensors, bar, seconds):
     np.testing.assert_allclose(params[0], copies[0].detach().numpy(), rtol=1e-5, atol=1e-6)
     times = alternate({"ours": lambda: ours.step(grads), "peer": theirs.step}, seconds)
     table.row(title, times["ours"], times["peer"], bar)
+
+
+BARE = r"""
+void sweep(float *restrict p, const float *restrict g, float *restrict m, float *restrict v, long start, long stop)
+{
+    for (long i = start; i < stop; i++) {
+        m[i] = 0.9f * m[i] + 0.1f * g[i];
+        v[i] = 0.9f * v[i] + 0.1f * g[i];
+        p[i] = p[i] - 1e-3f * g[i];
+    }
+}
+"""
+
+
+def bare_sweep(table, title, size, seconds):
+    """The same seven streams, four read and three written, with next to no arithmetic: what the memory gives."""
+    with tempfile.TemporaryDirectory() as folder:
+        source, library = Path(folder, "bare.c"), Path(folder, "bare.so")
+        source.write_text(BARE)
+        compiler = sysconfig.get_config_var("CC").split()[0]
+        subprocess.run([compiler, "-O3", "-march=native", "-shared", "-fPIC", source, "-o", library], check=True)
+        sweep = ctypes.CDLL(str(library)).sweep
+    (param,), (grad,) = drawn(1, size)
+    rivals = [param.copy(), grad, np.zeros_like(param), np.zeros_like(param)]
+    pointers = [ctypes.c_void_p(array.ctypes.data) for array in rivals]
+    cuts = np.linspace(0, size, fl.get_num_threads() + 1).astype(int)
+    ours = fl.AdamW(param, lr=1e-3, weight_decay=0.01)
+    with ThreadPoolExecutor() as pool:
+
+        def peer():  # a call through ctypes lets go of the interpreter's lock
+            parts = [pool.submit(sweep, *pointers, ctypes.c_long(a), ctypes.c_long(b)) for a, b in pairwise(cuts.tolist())]
+            for part in parts:
+                part.result()
+
+        times = alternate({"ours": lambda: ours.step(grad), "peer": peer}, seconds)
+    table.row(title, times["ours"], times["peer"], Bar(ratio=0.9))
+
+
+def everything(table, title, tensors, seconds):
+    """Unscale, clip by norm, step, average: one call against PyTorch's four."""
+    params, grads = drawn(*tensors)
+    copies = in_torch(params, grads)
+    averages = [tensor.detach().clone() for tensor in copies]
+    ours = fl.AdamW(params, lr=1e-3, weight_decay=0.01, ema_decay=0.99)
+    theirs = torch.optim.AdamW(copies, lr=1e-3, weight_decay=0.01, fused=True)
+    given = [torch.from_numpy(grad) for grad in grads]
+    memory = [torch.empty_like(grad) for grad in given]
+    for tensor, grad in zip(copies, memory, strict=True):
+        tensor.grad = grad
+
+    def peer():
+        # What backward would have left there; not timed apart, it is taken off below.
+        refill()
+        torch._foreach_mul_(memory, 1 / 1024)
+        torch.nn.utils.clip_grad_norm_(copies, 1.0)
+        theirs.step()
+        torch._foreach_lerp_(averages, [tensor.detach() for tensor in copies], 0.01)
+
+    def refill():
+        torch._foreach_copy_(memory, given)
+
+    def call():
+        return ours.step(grads, grad_scale=1024.0, max_norm=1.0)
+
+    call()
+    peer()
+    np.testing.assert_allclose(params[0], copies[0].detach().numpy(), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(ours.ema[0], averages[0].numpy(), rtol=1e-5, atol=1e-6)
+    times = alternate({"ours": call, "peer": peer, "refill": refill}, seconds)
+    table.row(title, times["ours"], Times(times["peer"].rounds - times["refill"].rounds), Bar(ratio=2.5))
+
+
+def settings(name):
+    """Hyperparameters of ours and PyTorch's, with every part of the rule at work."""
+    common = {
+        "SGD": {"lr": 1e-3, "momentum": 0.9, "weight_decay": 1e-2},
+        "RMSprop": {"lr": 1e-3, "momentum": 0.9, "centered": True, "weight_decay": 1e-2},
+        "Rprop": {"lr": 1e-3},
+    }
+    return common.get(name, {"lr": 1e-3, "weight_decay": 1e-2})
+
+
+def rule(table, title, name, size, bar, seconds):
+    """Against the quicker of PyTorch's plain and its foreach version."""
+    params, grads = drawn(1, size)
+    ours = getattr(fl, name)(params, **settings(name))
+    rivals = {"ours": lambda: ours.step(grads)}
+    for foreach in (False, True):
+        copies = in_torch(params, grads)
+        theirs = getattr(torch.optim, name)(copies, foreach=foreach, **settings(name))
+        rivals[f"foreach {foreach}"] = theirs.step
+    ours.step(grads)
+    for step in list(rivals.values())[1:]:
+        step()
+    np.testing.assert_allclose(params[0], copies[0].detach().numpy(), rtol=1e-4, atol=1e-5)
+    times = alternate(rivals, seconds)
+    peer = min(times["foreach False"], times["foreach True"], key=lambda t: t.median)
+    table.row(title, times["ours"], peer, bar)
+
+
+def half(table, title, size, seconds):
+    """Parameters, gradients and states of two bytes against those of four, the arithmetic the same."""
+    (param,), (grad,) = drawn(1, size)
+    bfloat16 = np.dtype(importlib.import_module("ml_dtypes").bfloat16)
+    narrow, short = param.astype(bfloat16), grad.astype(bfloat16)
+    ours, peer = fl.AdamW(narrow, state_dtype=bfloat16), fl.AdamW(param)
+    times = alternate({"ours": lambda: ours.step(short), "peer": lambda: peer.step(grad)}, seconds)
+    table.row(title, times["ours"], times["peer"], Bar(ratio=1.6))
+
+
+def plain_numpy(table, title, size, seconds):
+    """Adam as one writes it."""
+    (param,), (grad,) = drawn(1, size)
+    w, m, v, t = param.copy(), np.zeros_like(param), np.zeros_like(param), 0
+    ours = fl.Adam(param)
+
+    def peer():
+        nonlocal w, m, v, t
+        t += 1
+        m = 0.9 * m + 0.1 * grad
+        v = 0.999 * v + 0.001 * grad**2
+        w = w - 1e-3 * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8)
+
+    ours.step(grad)
+    peer()
+    np.testing.assert_allclose(param, w, rtol=1e-5, atol=1e-6)
+    times = alternate({"ours": lambda: ours.step(grad), "peer": peer}, seconds)
+    table.row(title, times["ours"], times["peer"], Bar(ratio=8))
+
+
+def denormals(table, title, size, seconds):
+    """A step whose moments are all denormal, each time anew, against one whose moments are normal."""
+    (param,), _ = drawn(1, size)
+    optimizers = {}
+    for name, moment in (("ours", 1e-41), ("peer", 1e-3)):
+        optimizer = fl.AdamW(param.copy(), lr=1e-3)
+        optimizer.step(np.zeros_like(param))
+        held = optimizer._states[0]
+        optimizers[name] = optimizer, held, np.float32(moment)
+    zero = np.zeros_like(param)
+
+    def call(name):
+        optimizer, held, moment = optimizers[name]
+
+        def step():
+            for state in held.values():
+                state.fill(moment)
+            optimizer.step(zero)
+
+        return step
+
+    times = alternate({name: call(name) for name in optimizers}, seconds)
+    table.row(title, times["ours"], times["peer"], Bar(ratio=1 / 1.1))
 
 
 # --- programs -------------------------------------------------------------------------------------------------------------
@@ -355,6 +523,10 @@ def same_bits(table, title, seconds):
     table.end(line, not differing, ", ".join(differing) or "all equal")
 
 
+# PyTorch's element-wise rules; its fused ones stand in rows of their own.
+RULES = dict.fromkeys(("SGD", "Adam", "NAdam", "RAdam", "Adamax", "RMSprop", "Adagrad", "Adadelta", "Rprop"), Bar(ratio=3))
+RULES["ASGD"] = Bar(ratio=1.2)
+
 # --- the table ------------------------------------------------------------------------------------------------------------
 
 ROWS = [
@@ -367,9 +539,16 @@ ROWS = [
     ("torch: triplet_margin, 8192 x 128", triplet_against_torch, ((8192, 128), Bar(ratio=4))),
     ("torch: linear_cross_entropy, 2048 x 512 x 32000", linear_against_torch, ()),
     ("torch: linear_cross_entropy, 2048 x 512 x 32000, memory", linear_memory, ()),
-    ("torch fused: AdamW.step, 1 tensor of 10^7", adamw, ((1, 10**7), Bar(ratio=0.95))),
-    ("torch fused: AdamW.step, 1,000 tensors of 10^3", adamw, ((1_000, 10**3), Bar(ratio=8))),
+    ("torch fused: AdamW.step, 1 tensor of 10^7", adamw, ((1, 10**7), Bar(ratio=1))),
+    ("torch fused: AdamW.step, 1,000 tensors of 10^3", adamw, ((1_000, 10**3), Bar(ratio=10))),
     ("torch fused: AdamW.step, 1 tensor of 10^3", adamw, ((1, 10**3), NO_BAR)),
+    ("bare sweep: AdamW.step, 10^7", bare_sweep, (10**7,)),
+    ("torch: unscale, clip by norm, AdamW.step, average; 10^7", everything, ((1, 10**7),)),
+    ("torch: unscale, clip by norm, AdamW.step, average; 100 of 10^5", everything, ((100, 10**5),)),
+    *((f"torch: {name}.step, 10^7", rule, (name, 10**7, bar)) for name, bar in RULES.items()),
+    ("float32: AdamW.step in bfloat16, 10^7", half, (10**7,)),
+    ("plain NumPy: Adam.step, 10^7", plain_numpy, (10**7,)),
+    ("normal moments: AdamW.step of denormal ones, 10^6", denormals, (10**6,)),
     ("import fastloss, after import numpy (the peer)", import_time, ()),
     ("worst first call", first_call, ()),
     ("same bits", same_bits, ()),

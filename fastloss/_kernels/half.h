@@ -9,11 +9,12 @@
 
 static inline float float_from_bf16(uint16_t h) { return from_bits_f32((int32_t)((uint32_t)h << 16)); }
 
+/* A NaN is not rounded, but made quiet. */
 static inline uint16_t bf16_from_float(float x) {
     uint32_t u = (uint32_t)bits_f32(x);
-    uint32_t nearest = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
-    uint32_t quiet = (u >> 16) | 0x40u;
-    return (uint16_t)((u & 0x7fffffffu) > 0x7f800000u ? quiet : nearest);
+    uint32_t more = x != x ? 0u : 0x7fffu + ((u >> 16) & 1u);
+    uint32_t quiet = x != x ? 0x400000u : 0u;
+    return (uint16_t)(((u + more) | quiet) >> 16);
 }
 
 static inline float float_from_f16(uint16_t h) {

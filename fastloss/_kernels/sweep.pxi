@@ -17,6 +17,8 @@ cdef struct Update:
     Operand remainder
     Operand average
     Operand copy
+    # Arrays of float16, whose conversions go through denormal numbers: flushed is then for the kernel alone.
+    bint has_f16
     # Rounded at random: each tensor has numbers of its own.
     bint dithers
     uint64_t seed
@@ -52,6 +54,8 @@ cdef struct Round:
     # How far averages go towards the parameters.
     double approach
     uint64_t step
+    # From the end: the gradients that were measured last are still in the caches.
+    bint backwards
     double* squares_by_grain
 
 cdef struct Span:
@@ -75,6 +79,14 @@ cdef inline char* at_hand(const Operand* a, Py_ssize_t start, Py_ssize_t n, char
     return scratch
 
 
+cdef inline void fetch_ahead(const Operand* a, Py_ssize_t start, Py_ssize_t n) noexcept nogil:
+    """Ask for elements of the next tile: what is loaded by conversion the processor does not see coming across so many arrays."""
+    cdef char* first = a.data + start * a.strides[0]
+    cdef Py_ssize_t offset
+    for offset in range(0, n * a.strides[0], 64):
+        prefetch(first + offset)
+
+
 cdef void update_piece(const Round* this, const Piece* piece) noexcept nogil:
     cdef const Update* update = &this.updates[piece.update]
     cdef const Tilework* work = update.work
@@ -88,8 +100,11 @@ cdef void update_piece(const Round* this, const Piece* piece) noexcept nogil:
     cdef const double* uniforms = this.uniforms + piece.vector * MAX_UNIFORMS
     cdef Py_ssize_t start = piece.start
     cdef Py_ssize_t n
-    cdef uint64_t mode
+    cdef uint64_t mode = 0
+    cdef Py_ssize_t ahead
     cdef int k
+    if not update.has_f16:
+        mode = flush_denormals()
     while start < piece.stop:
         n = min(<Py_ssize_t>TILE, piece.stop - start)
         for k in range(update.used):
@@ -100,9 +115,16 @@ cdef void update_piece(const Round* this, const Piece* piece) noexcept nogil:
         if update.remainder.data != NULL:
             gather(&update.remainder, start, n, spare, itemsize)
             work.plus(tiles[0], spare, 1, n)
-        mode = flush_denormals()
+        if start + n < piece.stop:
+            ahead = min(<Py_ssize_t>TILE, piece.stop - start - n)
+            for k in range(update.used):
+                if update.arrays[k].dims == 1 and update.arrays[k].strides[0] > 0 and not update.arrays[k].direct:
+                    fetch_ahead(&update.arrays[k], start + n - (piece.shift if k == 1 else 0), ahead)
+        if update.has_f16:
+            mode = flush_denormals()
         update.kernel(n, tiles, uniforms)
-        restore_mode(mode)
+        if update.has_f16:
+            restore_mode(mode)
         if update.average.data != NULL:
             tile = at_hand(&update.average, start, n, spare, itemsize)
             work.blend(tile, tiles[0], this.approach, n)
@@ -120,11 +142,15 @@ cdef void update_piece(const Round* this, const Piece* piece) noexcept nogil:
             work.plus(tiles[0], spare, -1, n)
             scatter(&update.remainder, start, n, <char*>tiles[0], itemsize)
         start += n
+    if not update.has_f16:
+        restore_mode(mode)
 
 
 cdef void update_grain(void* context, Py_ssize_t grain) noexcept nogil:
     cdef const Round* this = <const Round*>context
     cdef Py_ssize_t p
+    if this.backwards:
+        grain = this.pieces.grain_count - 1 - grain
     for p in range(this.pieces.grains[grain], this.pieces.grains[grain + 1]):
         update_piece(this, &this.pieces.pieces[p])
 
@@ -293,6 +319,7 @@ cdef class Sweep:
             raise arrays.overlap_error(self.who, name, "itself")
         if not lay_out(operand, view, code, update.work, view.ndim, view.shape):
             raise ValueError(f"{self.who}: {name} must have at most {MAX_DIMS} separate dimensions, got strides {array.strides}")
+        update.has_f16 = update.has_f16 or code == F16
         extent(view, &self.spans[self.view_count - 1].low, &self.spans[self.view_count - 1].high)
         return 0
 
@@ -368,6 +395,7 @@ cdef class Sweep:
             for k in range(len(factors)):
                 by_group[k] = factors[k]
             if measures:
+                this.backwards = True
                 norm = self.measure(&this, grads, factors)
                 if skips and not isfinite(norm):
                     return norm, True
@@ -404,6 +432,7 @@ cdef class Sweep:
                 fits = fits and view.shape[d] == self.params[k].shape[d]
         if code > BF16 or not fits or self.touches(view):
             self.refuse(k, grad, rows)
+        update.has_f16 = update.has_f16 or code == F16
         if not lay_out(&update.arrays[1], view, code, update.work, view.ndim, view.shape):
             PyBuffer_Release(view)
             held[0] -= 1
