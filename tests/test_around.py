@@ -251,6 +251,13 @@ def test_clip_grad_adaptive_takes_any_structure(structure):
         assert np.allclose(array.astype("f8"), right, rtol=4 * EPS[array.dtype])
 
 
+@pytest.mark.parametrize("scale", [1e-300, 1e-160, 1.0, 1e160, 1e300])
+def test_norms_of_units_do_not_overflow(scale):
+    grad = scale * np.array([[3.0, 4.0], [0.0, 0.0], [-6.0, 8.0], [0.0, 0.1]])
+    fl.clip_grad_adaptive(np.array([[6.0, -8.0]] * 4) * scale, grad, clipping=0.2, eps=1e-307)
+    assert grad / scale == pytest.approx(np.array([[1.2, 1.6], [0, 0], [-1.2, 1.6], [0, 0.1]]))
+
+
 def test_clip_grad_adaptive_keeps_nan_in_its_unit():
     grad = np.array([[math.nan, 1.0], [3.0, 4.0]])
     fl.clip_grad_adaptive(np.ones((2, 2)), grad, clipping=0.5)

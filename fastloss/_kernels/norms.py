@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 
-# Elements that are converted at a time.
-_CHUNK = 1 << 14
+# Elements that are converted at a time: few enough that NumPy's dot stays on one thread.
+_CHUNK = 1 << 13
 # Below it a sum of squares has lost some of them.
 _LEAST = 1e-250
 
@@ -32,16 +32,20 @@ def unit_norms(array):
     """The Euclidean norm of each row, whatever its dimensions, of a shape that broadcasts to the array's; of a vector its norm."""
     if array.ndim < 2:
         return np.full((1,) * array.ndim, norm([array]))
-    norms = np.empty((len(array),) + (1,) * (array.ndim - 1))
-    rows = max(1, _CHUNK * len(array) // max(array.size, 1))
-    axes = tuple(range(1, array.ndim))
+    norms = np.zeros(len(array))
+    at_once = max(1, _CHUNK * len(array) // max(array.size, 1))
     with np.errstate(all="ignore"):
-        for start in range(0, len(array), rows):
-            some = np.abs(array[start : start + rows].astype(np.float64))
-            most = some.max(axis=axes, keepdims=True, initial=0.0)
-            unit = np.where((most > 0) & np.isfinite(most), most, 1.0)
-            norms[start : start + rows] = unit * np.sqrt(np.square(some / unit).sum(axis=axes, keepdims=True))
-    return norms
+        for start in range(0, len(array) if array.size else 0, at_once):
+            rows = array[start : start + at_once].astype(np.float64, order="C").reshape(-1, array[0].size)
+            squares = np.einsum("ij,ij->i", rows, rows)
+            norms[start : start + len(squares)] = np.sqrt(squares)
+            beyond = (squares < _LEAST) | (squares == np.inf)
+            if beyond.any():
+                most = np.abs(rows[beyond]).max(axis=1)
+                unit = np.where((most > 0) & np.isfinite(most), most, 1.0)
+                rows = rows[beyond] / unit[:, None]
+                norms[start : start + len(squares)][beyond] = unit * np.sqrt(np.einsum("ij,ij->i", rows, rows))
+    return norms.reshape(-1, *(1,) * (array.ndim - 1))
 
 
 def everywhere(number, shape):
@@ -60,15 +64,9 @@ def unit_factors(array, weights, part, least):
 def _products(operands):
     """Chunks of all elements in double, those of the same place multiplied."""
     for arrays in operands:
-        chunks = np.nditer(
-            arrays,
-            ["external_loop", "buffered", "zerosize_ok"],
-            [["readonly"]] * len(arrays),
-            [np.float64] * len(arrays),
-            order="C",
-            casting="unsafe",
-            buffersize=_CHUNK,
-        )
-        for chunk in chunks:
-            if np.size(chunk):
-                yield chunk if len(arrays) == 1 else chunk[0] * chunk[1]
+        flat = [np.ascontiguousarray(array).reshape(-1) for array in arrays]
+        for start in range(0, flat[0].size, _CHUNK):
+            chunk = flat[0][start : start + _CHUNK].astype(np.float64)
+            for other in flat[1:]:
+                chunk *= other[start : start + _CHUNK].astype(np.float64)
+            yield chunk
