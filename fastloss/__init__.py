@@ -8,8 +8,18 @@ from .face import BlockLoss, Loss, NearestCenterLoss, Optimizer, RowLoss, Sparse
 from .losses import *
 from .losses import __all__ as _losses
 from .optimizers import *
+from .optimizers import (
+    SAM,
+    Lookahead,
+    LossScaler,
+    WeightAverage,
+    accumulate,
+    clip_grad_adaptive,
+    clip_grad_norm,
+    clip_grad_value,
+    schedules,
+)
 from .optimizers import __all__ as _optimizers
-from .optimizers import schedules
 from .state import *
 from .state import __all__ as _state
 from .threads import get_num_threads, set_num_threads, threadpool_limits
@@ -17,13 +27,21 @@ from .threads import get_num_threads, set_num_threads, threadpool_limits
 __version__ = "0.1.0"
 
 __all__ = [
+    "SAM",
     "BlockLoss",
+    "Lookahead",
     "Loss",
+    "LossScaler",
     "NearestCenterLoss",
     "Optimizer",
     "RowLoss",
     "SparseRows",
     "StepResult",
+    "WeightAverage",
+    "accumulate",
+    "clip_grad_adaptive",
+    "clip_grad_norm",
+    "clip_grad_value",
     "get_num_threads",
     "schedules",
     "set_num_threads",

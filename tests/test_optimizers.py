@@ -281,10 +281,11 @@ def test_no_elements_and_no_tensors(name, hyper):
     nothing = cls([], **hyper)
     nothing.step([])
     assert nothing.steps == 1
-    empty = cls(np.zeros((0, 3)), **hyper)
-    empty.step(np.zeros((0, 3)))
-    assert empty.steps == 1
-    assert all(s.shape == (0, 3) for s in empty.state_dict()["state"]["params"].values())
+    for shape in ((3, 0), (0, 3)):
+        empty = cls(np.zeros(shape), **hyper)
+        empty.step(np.zeros(shape))
+        assert empty.steps == 1
+        assert all(s.shape == shape for s in empty.state_dict()["state"]["params"].values())
     number = np.array(2.0)
     optimizer = cls(number, **hyper)
     optimizer.step(np.array(3.0))

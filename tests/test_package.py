@@ -494,6 +494,11 @@ loss, gradient, hessian = fl.gamma_nll.value_grad_hess(pred, target)
 optimizer = fl.AdamW([pred], lr=1e-3, weight_decay=0.1)
 optimizer.step([np.ones(3)])
 state = optimizer.state_dict()
+result: fl.StepResult = fl.LossScaler(2.0**10).step(fl.Lookahead(optimizer, k=3), [np.ones(3)], max_norm=1.0)
+norm: float = fl.SAM(optimizer, rho=0.1, adaptive=True).ascend([np.ones(3)]) + fl.clip_grad_norm([np.ones(3)], 1.0, norm_type=1)
+average = fl.WeightAverage({"w": pred}, decay=0.9)
+with average.swap():
+    average.state_dict()["updates"]
 loss, gradients = fl.linear_cross_entropy.value_and_grad(np.ones((3, 2)), np.ones((4, 2)), [0, 1, 3], label_smoothing=0.1)
 by_x, by_weight = gradients
 first: int = fl.kmeans.assign(np.ones((3, 2)), np.ones((4, 2)))[0].item()
@@ -512,6 +517,9 @@ BAD = {
     "an unknown loss": "fl.hubert(pred, target)",
     "text for a number": "number: str = fl.huber(pred, target)",
     "grad_out of the value alone": "fl.huber(pred, target, grad_out=pred)",
+    "the norm of nothing": "fl.clip_grad_norm(pred)",
+    "an optimizer's option for the one around it": "fl.Lookahead(fl.SGD(pred), lr=0.1)",
+    "text for a scale": "fl.LossScaler('auto')",
     "a schedule without its steps": "fl.schedules.cosine(1e-3)",
     "a schedule of text": "fl.schedules.cosine('1e-3', steps=10)",
     "a schedule's steps without their name": "fl.schedules.cosine(1e-3, 10)",

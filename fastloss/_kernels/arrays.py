@@ -93,6 +93,13 @@ def check_output(who, name, array, shape, dtype):
         raise ValueError(f"{who}: {name} must be writeable, got a read-only array")
 
 
+def assign(array, values):
+    """Write values into an array, rounded to its dtype without a word, as the kernels round."""
+    if array is not values:
+        with np.errstate(all="ignore"):
+            array[...] = values
+
+
 def overlaps_itself(array):
     """Whether two elements may share memory: some dimension steps less far than the smaller-stepping ones reach."""
     if array.size == 0:

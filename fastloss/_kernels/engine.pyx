@@ -320,6 +320,8 @@ cdef bint overlaps_itself(const Py_buffer* view) noexcept:
     """Whether two elements may share memory: some dimension steps less far than the smaller-stepping ones reach."""
     cdef int d, e
     cdef Py_ssize_t reach, step, other
+    if view.len == 0:
+        return False
     for d in range(view.ndim):
         if view.shape[d] == 0:
             return False

@@ -68,6 +68,7 @@ class Optimizer:
     """
 
     rule: UpdateRule
+    _what = "params"  # what errors call them
     steps: int
     param_groups: list[dict[str, Any]]
     ema_decay: float | None
@@ -99,7 +100,7 @@ class Optimizer:
             if unknown:
                 raise TypeError(f"{who}: params[{index}] must hold 'params' and {', '.join(defaults)}, got {unknown[0]!r}")
             self.param_groups.append({"params": group["params"], **defaults, **own})
-            prefix = f"params[{index}]" if self._is_grouped else "params"
+            prefix = f"{self._what}[{index}]" if self._is_grouped else self._what
             for name, array in _named(who, prefix, group["params"]):
                 _check_parameter(who, name, array)
                 self._tensors.append((index, name, array))

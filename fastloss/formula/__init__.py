@@ -38,6 +38,7 @@ from .domains import (
     Positive,
     Real,
     Shaped,
+    Whole,
 )
 from .graph import FormulaError, Symbol
 from .primitives import *

@@ -4,6 +4,7 @@ A domain with a default describes a hyperparameter, one without describes an inp
 """
 
 import math
+import operator
 from dataclasses import dataclass
 
 
@@ -90,6 +91,27 @@ def NonNegative(default=None, special=()):
 def Fraction(default=None, open_low=False, open_high=False, special=(), checked=True):
     """A number from zero to one."""
     return Interval(0.0, 1.0, default, open_low, open_high, special, checked)
+
+
+@dataclass(frozen=True)
+class Whole:
+    """The whole numbers from `low` to 2**53: beyond that not every one is a double, and the optimizers count no further."""
+
+    low: int = 0
+
+    def __str__(self):
+        return f"a whole number from {self.low} to 2**53"
+
+    def check(self, who, name, value):
+        try:
+            number = None if isinstance(value, bool) else operator.index(value)
+        except TypeError:
+            number = None
+        if number is None:
+            raise TypeError(f"{who}: {name} must be {self}, got {value!r}")
+        if not self.low <= number <= 2**53:
+            raise ValueError(f"{who}: {name} must be {self}, got {number}")
+        return number
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,13 @@ of the step will do where a schedule is asked for.
 """
 
 import math
-import operator
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, field, fields
 from itertools import pairwise
 from typing import Annotated, Any, NoReturn, SupportsIndex, dataclass_transform
 
-from ..formula import Flag, Fraction, Interval, NonNegative, Optional, Positive, Real
+from ..formula import Flag, Fraction, Interval, NonNegative, Optional, Positive, Real, Whole
 
 __all__ = [
     "ReduceOnPlateau",
@@ -35,30 +34,6 @@ __all__ = [
 
 
 # --- what arguments may be ------------------------------------------------------------------------------------------------
-
-# Beyond it not every whole number is a double; the optimizers count no further either.
-_MOST_STEPS = 2**53
-
-
-class _Whole:
-    """The whole numbers from `low` on."""
-
-    def __init__(self, low):
-        self.low = low
-
-    def __str__(self):
-        return f"a whole number from {self.low} to 2**53"
-
-    def check(self, who, name, value):
-        try:
-            number = None if isinstance(value, bool) else operator.index(value)
-        except TypeError:
-            number = None
-        if number is None:
-            raise TypeError(f"{who}: {name} must be {self}, got {value!r}")
-        if not self.low <= number <= _MOST_STEPS:
-            raise ValueError(f"{who}: {name} must be {self}, got {number}")
-        return number
 
 
 class _OneOf:
@@ -123,12 +98,12 @@ class _Metric(Interval):
 _Number = Annotated[float, Real()]
 _Unsigned = Annotated[float, NonNegative()]
 _Scale = Annotated[float, Positive()]
-_Steps = Annotated[int, _Whole(1)]
-_Phase = Annotated[int, _Whole(0)]
+_Steps = Annotated[int, Whole(1)]
+_Phase = Annotated[int, Whole(0)]
 _Schedule = Annotated[Callable[[int], float], _Function()]
-_Milestones = Annotated[Sequence[int], _Rising(_Whole(0), "whole numbers from 0 to 2**53 that do not fall")]
+_Milestones = Annotated[Sequence[int], _Rising(Whole(0), "whole numbers from 0 to 2**53 that do not fall")]
 
-_STEP = _Whole(0)
+_STEP = Whole(0)
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))
@@ -757,7 +732,7 @@ class sequential(Schedule):
 
 # --- with a state ---------------------------------------------------------------------------------------------------------
 
-_STATE = {"value": Real(), "best": Interval(), "num_bad": _Whole(0), "cooldown_left": _Whole(0)}
+_STATE = {"value": Real(), "best": Interval(), "num_bad": Whole(0), "cooldown_left": Whole(0)}
 
 
 class ReduceOnPlateau(Schedule):
