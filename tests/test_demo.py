@@ -480,3 +480,16 @@ def test_the_example_of_a_linear_model_learns(tmp_path):
     assert losses[:4] == sorted(losses[:4], reverse=True)
     found = [float(number) for number in re.findall(r"-?\d+\.\d*", done.stdout.splitlines()[-1])]
     assert found == pytest.approx([3, -2, 0.5, 1], abs=0.05)
+
+
+def test_the_example_of_a_training_loop_learns(tmp_path):
+    pytest.importorskip("sklearn")
+    done = python(EXAMPLES / "training_loop.py", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    *epochs, last = done.stdout.splitlines()
+    losses = [float(re.search(r"loss ([\d.]+)", line)[1]) for line in epochs]
+    assert losses[0] > 20 * losses[-1]
+    # What was saved and loaded is what was there before.
+    assert re.search(r"[\d.]+%", last)[0] == re.search(r"[\d.]+%", epochs[-1])[0]
+    assert float(re.search(r"([\d.]+)%", last)[1]) >= 96
+    assert list(tmp_path.iterdir()) == []
