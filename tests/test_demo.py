@@ -1,9 +1,10 @@
-"""The command line, the demo's findings, and the example of a training loop."""
+"""The command line, the demo's findings, and the examples of training loops."""
 
 import os
 import re
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +12,13 @@ import pytest
 
 import fastloss as fl
 from fastloss.__main__ import main
-from fastloss.demo import digits, linear
+from fastloss.demo import digits, linear, race
 from fastloss.demo.common import split
 from fastloss.demo.network import Network
 from fastloss.demo.report import CLOSE, RIGHT
 from fastloss.information import extras
 
-TRAIN_LINEAR = Path(__file__).parents[1] / "examples" / "train_linear.py"
+EXAMPLES = Path(__file__).parents[1] / "examples"
 WIDTH = 80
 
 
@@ -59,6 +60,12 @@ def classes(one_blas_thread):
 def pairs(one_blas_thread):
     pytest.importorskip("sklearn")
     return digits.digit_pairs()
+
+
+@pytest.fixture(scope="module")
+def raced(one_blas_thread):
+    pytest.importorskip("sklearn")
+    return race.optimizer_race()
 
 
 def fact(report, name):
@@ -105,7 +112,7 @@ def test_a_missing_gpu_is_reported_with_its_extra(tmp_path):
     assert fact(done.stdout, "GPU") == 'none (numba-cuda comes with pip install "fastloss[cuda]")'
 
 
-def test_demo_prints_five_tables_that_fit_the_terminal(tmp_path):
+def test_demo_prints_six_tables_that_fit_the_terminal(tmp_path):
     pytest.importorskip("sklearn")
     pytest.importorskip("tqdm")
     done = python("-m", "fastloss", "demo", cwd=tmp_path)
@@ -116,6 +123,7 @@ def test_demo_prints_five_tables_that_fit_the_terminal(tmp_path):
         "3. Diabetes",
         "4. Digits",
         "5. Digits",
+        "6. Digits",
     ]
     assert max(map(len, done.stdout.splitlines())) <= WIDTH
     losses = [float(line.split()[3]) for line in done.stdout.splitlines() if line.startswith("   loss, epoch")]
@@ -134,10 +142,14 @@ def test_demo_draws_its_results(tmp_path):
     assert pixels.std() > 0.05
 
 
-def test_each_panel_is_labelled(classes, pairs):
+@pytest.fixture(scope="module")
+def drawn(classes, pairs, raced):
     figure = pytest.importorskip("fastloss.demo.figure")
-    drawn = figure.draw(linear.linear_regression(), linear.breast_cancer(), linear.diabetes(), classes, pairs)
-    curves, maps = drawn.axes[:4], drawn.axes[4:]
+    return figure.draw(linear.linear_regression(), linear.breast_cancer(), linear.diabetes(), classes, pairs, raced)
+
+
+def test_each_panel_is_labelled(drawn, pairs):
+    curves, maps = drawn.axes[:4], drawn.axes[4:6]
     for axes in curves:
         assert axes.get_title()
         assert axes.get_xlabel() == "epoch"
@@ -148,15 +160,29 @@ def test_each_panel_is_labelled(classes, pairs):
         assert axes.get_xlabel()
         assert [text.get_text() for text in axes.texts] == list("0123456789")
         assert len(axes.collections[0].get_offsets()) == len(pairs.digits)
-    assert len(maps) == 2
 
 
-def test_the_panel_of_the_digits_shows_what_its_curves_do_after_the_first_epoch(classes, pairs):
-    figure = pytest.importorskip("fastloss.demo.figure")
-    drawn = figure.draw(linear.linear_regression(), linear.breast_cancer(), linear.diabetes(), classes, pairs)
+def test_the_panel_of_the_digits_shows_what_its_curves_do_after_the_first_epoch(drawn):
     lowest, highest = drawn.axes[3].get_ylim()
     for line in drawn.axes[3].lines:
         assert lowest < min(line.get_ydata()[1:]) <= max(line.get_ydata()) < highest
+
+
+def test_the_panels_of_the_race_name_every_optimizer_beside_its_accuracy(drawn, raced):
+    fits, knows = drawn.axes[6:]
+    for axes in (fits, knows):
+        assert axes.get_title()
+        assert axes.get_xlabel()
+    assert fits.get_yscale() == "log"
+    assert [text.get_text() for text in fits.texts] == list(raced.losses)
+    drawn.canvas.draw()
+    names = [text.get_window_extent() for text in fits.texts]
+    assert all(lower.y1 <= upper.y0 + 1 for lower, upper in pairwise(names)), "names overlap"
+    dots = [line for line in knows.lines if line.get_marker() == "o"]
+    assert [dot.get_xdata()[0] for dot in dots] == list(raced.held_out.values())
+    for name, dot in zip(names, dots, strict=True):
+        assert knows.transData.transform((0, dot.get_ydata()[0]))[1] == pytest.approx((name.y0 + name.y1) / 2, abs=3)
+        assert name.x1 < knows.get_window_extent().x0
 
 
 @pytest.mark.parametrize("package", ["tqdm", "scikit-learn", "matplotlib"])
@@ -293,7 +319,7 @@ def test_the_contrastive_embedding_tells_held_out_digits_apart_where_principal_c
 
 def test_the_maps_that_need_no_training_agree_with_their_definitions(pairs):
     decomposition = pytest.importorskip("sklearn.decomposition")
-    parts, _ = digits._digits()
+    parts, _ = digits.load()
     exact = decomposition.PCA(2, svd_solver="full").fit(parts.features).transform(parts.held_out_features)
     # An axis has no sign of its own.
     assert np.abs(pairs.places["principal components"]) == pytest.approx(np.abs(exact), abs=1e-4)
@@ -318,6 +344,58 @@ def test_the_digits_are_deterministic_and_report_progress(classes, one_blas_thre
     one, other = (digits.digit_pairs(first_epochs).places["contrastive loss"] for _ in range(2))
     assert np.array_equal(one, other)
     assert seen[6:] == [("contrastive loss", digits.PAIRS_EPOCHS)] * 2
+
+
+def test_every_optimizer_of_the_race_learns(raced):
+    assert raced.losses.keys() == race.RACERS.keys()
+    assert len(raced.losses) == 20, "README says so"
+    for name, losses in raced.losses.items():
+        assert len(losses) == race.EPOCHS + 1
+        assert losses[-1] < 0.05 * losses[0], name
+        assert raced.held_out[name] >= 0.94, name
+        assert raced.microseconds[name] > 0
+    assert len({losses[0] for losses in raced.losses.values()}) == 1, "not the same start"
+    last = [losses[-1] for losses in raced.losses.values()]
+    assert last == sorted(last)
+
+
+def test_the_race_is_deterministic_and_reports_progress(raced, one_blas_thread):
+    seen = {}
+
+    def first_epochs(epochs, name):
+        seen[name] = len(epochs)
+        return epochs[:3]
+
+    short = race.optimizer_race(first_epochs)
+    assert seen == dict.fromkeys(race.RACERS, race.EPOCHS)
+    for name, losses in short.losses.items():
+        assert np.array_equal(losses, raced.losses[name][:4]), name
+
+
+def test_sophias_estimate_is_the_mean_of_its_diagonal():
+    rng = np.random.default_rng(5)
+    network, inputs = Network((3, 4), rng, dtype=np.float64), rng.standard_normal((6, 3))
+    activations = network.activations(inputs)
+    estimates = [race._curvature(network, activations, rng) for _ in range(4000)]
+    shares = np.exp(activations[-1]) / np.exp(activations[-1]).sum(axis=1, keepdims=True)
+    exact = (inputs**2).T @ (shares * (1 - shares)) / 6
+    assert np.mean([weights for weights, _ in estimates], axis=0) == pytest.approx(exact, rel=0.15)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", race.RACERS)
+def test_the_learning_rates_of_the_race_are_the_best_of_their_grid(name, one_blas_thread):
+    pytest.importorskip("sklearn")
+    parts, _ = digits.load()
+    grid = [float(f"{first}e{power}") for power in range(-6, 4) for first in (1, 2, 5)]
+    place = grid.index(race.RACERS[name][1])
+    with np.errstate(over="ignore", invalid="ignore"):  # at twice the rate some diverge
+        lower, own, higher = (
+            np.mean([race._train(parts, name, lr, range(race.EPOCHS), seed)[0][-1] for seed in range(1, 9)])
+            for lr in grid[place - 1 : place + 2]
+        )
+    # Some have an equally good rate beside their own, and another processor rounds otherwise.
+    assert own < 1.2 * np.nanmin([lower, higher])
 
 
 def test_a_fifth_is_held_out_and_nothing_is_in_both_parts():
@@ -394,11 +472,24 @@ def test_a_network_is_float32_throughout_and_starts_with_the_variance_of_he():
     assert [weights.var() * len(weights) for weights in network.weights] == pytest.approx([2, 2], rel=0.1)
 
 
-def test_the_example_of_a_training_loop_learns(tmp_path):
-    done = python(TRAIN_LINEAR, cwd=tmp_path)
+def test_the_example_of_a_linear_model_learns(tmp_path):
+    done = python(EXAMPLES / "train_linear.py", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     losses = [float(loss) for loss in re.findall(r"loss ([\d.]+)", done.stdout)]
     assert losses[0] > 100 * losses[-1]
     assert losses[:4] == sorted(losses[:4], reverse=True)
     found = [float(number) for number in re.findall(r"-?\d+\.\d*", done.stdout.splitlines()[-1])]
     assert found == pytest.approx([3, -2, 0.5, 1], abs=0.05)
+
+
+def test_the_example_of_a_training_loop_learns(tmp_path):
+    pytest.importorskip("sklearn")
+    done = python(EXAMPLES / "training_loop.py", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    *epochs, last = done.stdout.splitlines()
+    losses = [float(re.search(r"loss ([\d.]+)", line)[1]) for line in epochs]
+    assert losses[0] > 20 * losses[-1]
+    # What was saved and loaded is what was there before.
+    assert re.search(r"[\d.]+%", last)[0] == re.search(r"[\d.]+%", epochs[-1])[0]
+    assert float(re.search(r"([\d.]+)%", last)[1]) >= 96
+    assert list(tmp_path.iterdir()) == []

@@ -1,6 +1,6 @@
 """``python -m fastloss demo``: models trained on small data, where the choice of loss or optimizer shows.
 
-`linear` and `digits` train and measure, `report` writes the tables, `figure` draws the picture.
+`linear`, `digits` and `race` train and measure, `report` writes the tables, `figure` draws the picture.
 """
 
 import importlib
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from . import digits, linear, report
+from . import digits, linear, race, report
 
 EXPERIMENTS: tuple[tuple[Callable[..., Any], Callable[[Any], str]], ...] = (
     (linear.linear_regression, report.linear_regression),
@@ -16,6 +16,7 @@ EXPERIMENTS: tuple[tuple[Callable[..., Any], Callable[[Any], str]], ...] = (
     (linear.diabetes, report.diabetes),
     (digits.digit_classes, report.digit_classes),
     (digits.digit_pairs, report.digit_pairs),
+    (race.optimizer_race, report.optimizer_race),
 )
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 import fastloss as fl
 
-from .common import SEED, Curves, Track, split, untracked
+from .common import SEED, Curves, Parts, Track, split, untracked
 from .network import Network
 
 DIGITS, DIGITS_LR = 10, 0.005
@@ -46,7 +46,7 @@ class DigitPairs:
 
 def digit_classes(track: Track = untracked) -> DigitClasses:
     """A network of two layers under three losses, the training labels clean or a fifth of them wrong."""
-    parts, rng = _digits()
+    parts, rng = load()
     labels = _mislabelled(parts.targets, rng)
     wrong = labels != parts.targets
     clean, noisy, learnt = {}, {}, {}
@@ -57,7 +57,7 @@ def digit_classes(track: Track = untracked) -> DigitClasses:
     }.items():
         _, clean[name] = _classifier(parts, parts.targets, loss, track(range(CLASSES_EPOCHS), name))
         network, noisy[name] = _classifier(parts, labels, loss, track(range(CLASSES_EPOCHS), f"{name}, wrong labels"))
-        learnt[name] = _share_right(network, parts.features[wrong], labels[wrong])
+        learnt[name] = share_right(network, parts.features[wrong], labels[wrong])
     return DigitClasses(clean, noisy, learnt)
 
 
@@ -65,7 +65,7 @@ def digit_pairs(track: Track = untracked) -> DigitPairs:
     """Digits mapped to the plane by principal components, and by a network told only which pairs are the same digit."""
     from sklearn.neighbors import KNeighborsClassifier
 
-    parts, rng = _digits()
+    parts, rng = load()
     mean = parts.features.mean(axis=0)
     axes = np.linalg.svd(parts.features - mean, full_matrices=False)[2][:2].T
     maps = {
@@ -84,7 +84,7 @@ def digit_pairs(track: Track = untracked) -> DigitPairs:
     return DigitPairs(places, parts.held_out_targets, by_centre, by_neighbours)
 
 
-def _digits():
+def load() -> tuple[Parts, np.random.Generator]:
     """Pixels from 0 to 1 and their digits, split, and the generator that split them."""
     from sklearn.datasets import load_digits
 
@@ -107,17 +107,18 @@ def _classifier(parts, labels, loss, epochs):
     rng = np.random.default_rng(SEED)
     network = Network(CLASSES_LAYERS, rng)
     optimizer = fl.AdamW(network.parameters, lr=DIGITS_LR)
-    shares = [_share_right(network, parts.held_out_features, parts.held_out_targets)]
+    shares = [share_right(network, parts.held_out_features, parts.held_out_targets)]
     for _ in epochs:
         for batch in np.array_split(rng.permutation(len(labels)), len(labels) // CLASSES_BATCH):
             activations = network.activations(parts.features[batch])
             _, grad = loss(activations[-1], labels[batch])
             optimizer.step(network.gradients(activations, grad))
-        shares.append(_share_right(network, parts.held_out_features, parts.held_out_targets))
+        shares.append(share_right(network, parts.held_out_features, parts.held_out_targets))
     return network, np.array(shares)
 
 
-def _share_right(network, images, labels):
+def share_right(network: Network, images: np.ndarray, labels: np.ndarray) -> float:
+    """The share of the images that the network names rightly."""
     return float(np.mean(network(images).argmax(axis=1) == labels))
 
 

@@ -1,6 +1,7 @@
 """A neural network in NumPy, for losses and optimizers to train."""
 
 from collections.abc import Sequence
+from copy import copy
 from itertools import pairwise
 
 import numpy as np
@@ -29,6 +30,12 @@ class Network:
     def parameters(self) -> list[np.ndarray]:
         """The weights of all layers, then their biases: the arrays themselves, for an optimizer to rewrite."""
         return [*self.weights, *self.biases]
+
+    def holding(self, parameters: Sequence[np.ndarray]) -> "Network":
+        """A network of these arrays, in the order of `parameters`, such as an optimizer's averages."""
+        other = copy(self)
+        other.weights, other.biases = list(parameters[: len(self.weights)]), list(parameters[len(self.weights) :])
+        return other
 
     def __call__(self, inputs: np.ndarray) -> np.ndarray:
         """The outputs, a row for each row of `inputs`."""

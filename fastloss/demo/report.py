@@ -34,6 +34,7 @@ from .linear import (
     Diabetes,
     LinearRegression,
 )
+from .race import EPOCHS, HESSIAN_EVERY, RACERS, Race
 
 EVERY = 100
 RIGHT, CLOSE = 0.95, 0.03
@@ -141,6 +142,33 @@ def digit_pairs(result: DigitPairs) -> str:
         _table(
             ["right, held out", "nearest class centre", f"{NEIGHBOURS} nearest neighbours"],
             [(labels[name], f"{share:.1%}", f"{result.by_neighbours[name]:.1%}") for name, share in result.by_centre.items()],
+        )
+    }"""
+
+
+def optimizer_race(result: Race) -> str:
+    return f"""\
+6. Digits: which optimizer?
+   Layers {_layers(CLASSES_LAYERS)} with ReLU, cross-entropy, {EPOCHS} epochs in batches of {CLASSES_BATCH},
+   the same start and batches for all, each at the learning rate that suits it.
+   The rate falls to 0 along a cosine, but for two that pace themselves: Rprop,
+   which takes full batches, and ScheduleFreeAdamW. Every {HESSIAN_EVERY} steps Sophia gets
+   an estimate of the Hessian. A step's time includes its schedule. With another
+   start neighbours change places.
+
+{
+        _table(
+            ["", "lr", "training loss", "right, held out", "us per step"],
+            [
+                (
+                    name,
+                    f"{RACERS[name][1]:g}",
+                    f"{losses[-1]:.5f}",
+                    f"{result.held_out[name]:.1%}",
+                    f"{result.microseconds[name]:.1f}",
+                )
+                for name, losses in result.losses.items()
+            ],
         )
     }"""
 
