@@ -404,6 +404,18 @@ def test_broadcast_swapped_and_unaligned_gradients_and_lists():
         assert w.tobytes() == expected.tobytes()
 
 
+def test_byte_orders_said_aloud():
+    native = "<f4" if sys.byteorder == "little" else ">f4"
+    w, other = np.ones(5, np.dtype("f4").newbyteorder(native[0])), np.ones(5, np.float32)
+    optimizer, twin = fl.AdamW(w, lr=0.1), fl.AdamW(other, lr=0.1)
+    saved = optimizer.state_dict()
+    saved["state"]["params"] = {name: a.astype(native) for name, a in saved["state"]["params"].items()}
+    optimizer.load_state_dict(saved)
+    for one in (optimizer, twin):
+        one.step(np.ones(5, native))
+    np.testing.assert_array_equal(w, other)
+
+
 def test_gradients_of_many_dimensions():
     shape = (2,) * 10
     rng = np.random.default_rng(13)

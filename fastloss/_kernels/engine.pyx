@@ -9,7 +9,6 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
-import sys
 import warnings
 
 import numpy as np
@@ -57,8 +56,6 @@ cdef object ndarray = np.ndarray
 cdef object empty = np.empty
 # Below this much work, waking a second thread costs more than it saves.
 cdef double SERIAL_NS = 50e3
-# As buffers name it.
-cdef char NATIVE_ORDER = b"<" if sys.byteorder == "little" else b">"
 # A sum of squares below this may have lost some.
 cdef double LEAST_SQUARE = 1e-250
 # Results larger than this do not stay in the caches anyway.
@@ -142,13 +139,8 @@ bind_labels()
 
 cdef int code_of(const Py_buffer* view) noexcept:
     """The element type of a buffer in native byte order, or -1."""
-    cdef const char* name = view.format
-    cdef char letter
-    # A dtype may say in so many words that its byte order is the native one.
-    if name[0] == NATIVE_ORDER or name[0] in (b"=", b"@"):
-        name += 1
-    letter = name[0]
-    if letter == 0 or name[1] != 0:
+    cdef char letter = view.format[0]
+    if letter == 0 or view.format[1] != 0:
         return -1
     if letter == b"f":
         return F32

@@ -310,11 +310,13 @@ cdef class Sweep:
         """Take a written array's buffer for good."""
         cdef Py_buffer* view = &self.views[self.view_count]
         cdef int code
-        memory = array.view(np.uint16) if arrays.is_bfloat16(array.dtype) else array
+        # A dtype may say in so many words that its byte order is the native one; its buffer would too.
+        half = arrays.is_bfloat16(array.dtype)
+        memory = array.view(np.uint16 if half else array.dtype.newbyteorder("="))
         PyObject_GetBuffer(memory, view, PyBUF_FORMAT | PyBUF_STRIDES | PyBUF_WRITABLE)
         self.view_count += 1
         self.owners.append(name)
-        code = BF16 if memory is not array else code_of(view)
+        code = BF16 if half else code_of(view)
         if overlaps_itself(view):
             raise arrays.overlap_error(self.who, name, "itself")
         if not lay_out(operand, view, code, update.work, view.ndim, view.shape):

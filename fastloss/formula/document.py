@@ -97,6 +97,7 @@ def optimizer_docstring(rule):
         ">>> weights = np.ones(3)",
         f">>> optimizer = fl.{rule.name}(weights, {next(iter(rule.hyperparameters))}=0.5)",
         ">>> optimizer.step(np.array([1.0, 0.0, -1.0]))",
+        "StepResult(norm=None, skipped=False)",
     ]
     if rule.reference:
         lines += ["", *_section("References"), f".. [1] {rule.reference}"]
