@@ -69,7 +69,7 @@ def to_optax_state(opt: Optimizer) -> dict[str, Any]:
     --------
     >>> import fastloss as fl
     >>> optimizer = fl.Adam({"w": np.zeros(3)}, betas=(0.5, 0.75))
-    >>> optimizer.step({"w": np.ones(3)})
+    >>> _ = optimizer.step({"w": np.ones(3)})
     >>> fl.to_optax_state(optimizer)["mu"]
     {'w': array([0.5, 0.5, 0.5])}
 

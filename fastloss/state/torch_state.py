@@ -23,15 +23,15 @@ class Counterpart:
     # Numbers that PyTorch keeps for each tensor and that follow from the steps and the group.
     derived: dict[str, Callable[[int, dict[str, Any]], float]] = field(default_factory=dict)
     counts_steps: bool = True
-    has_state_before_the_first_step: bool = False
+    # What states are before the first step, of rules that PyTorch gives theirs at once; ours make up for it in the first step.
+    first: dict[str, Callable[[dict[str, Any]], float]] = field(default_factory=dict)
 
 
 # By the name of the rule. One that is not here has PyTorch's names throughout.
 COUNTERPARTS = {
     "SGD": Counterpart(counts_steps=False),
-    "Adam": Counterpart(fixed={"decoupled_weight_decay": False}),
     "AdamW": Counterpart(fixed={"decoupled_weight_decay": True}),
-    "Adagrad": Counterpart(has_state_before_the_first_step=True),
+    "Adagrad": Counterpart(first={"sum": lambda group: group["initial_accumulator_value"]}),
     "ASGD": Counterpart(
         derived={
             "eta": lambda steps, group: group["lr"] / (1 + group["lambd"] * group["lr"] * steps) ** group["alpha"],
@@ -66,7 +66,7 @@ def to_torch_state(opt: Optimizer) -> dict[str, Any]:
     --------
     >>> import fastloss as fl
     >>> optimizer = fl.Adam(np.zeros(3), betas=(0.5, 0.75))
-    >>> optimizer.step(np.ones(3))
+    >>> _ = optimizer.step(np.ones(3))
     >>> state = fl.to_torch_state(optimizer)
     >>> state["state"][0]["exp_avg"]
     array([0.5, 0.5, 0.5])
@@ -92,10 +92,12 @@ def to_torch_state(opt: Optimizer) -> dict[str, Any]:
         indices = range(first, first := first + len(tensors))
         groups.append({counterpart.renamed.get(key, key): value for key, value in own.items()} | {"params": list(indices)})
         # PyTorch makes states at the first step, and sees by their absence that it is the first.
-        if steps == 0 and not counterpart.has_state_before_the_first_step:
+        if steps == 0 and not counterpart.first:
             continue
         for index, (name, _) in zip(indices, tensors, strict=True):
             held = {counterpart.renamed.get(key, key): array for key, array in saved["state"][name].items()}
+            if steps == 0:
+                held |= {key: np.full_like(held[key], value(own)) for key, value in counterpart.first.items()}
             held |= {key: np.array(value, np.float64) for key, value in scalars.items()}
             if counterpart.counts_steps:
                 held["step"] = np.array(steps, np.float32 if steps <= _MOST_FLOAT32 else np.float64)
@@ -172,6 +174,9 @@ def from_torch_state(opt: Optimizer, torch_state: Mapping[str, Any], steps: int 
         raise ValueError(
             f"{who}: every tensor must have a state (PyTorch skips those without a gradient), got none for {missing}"
         )
+    if taken == 0:
+        for held in state.values():
+            held.update({key: np.zeros_like(held[key]) for key in counterpart.first})
     opt.load_state_dict(saved | {"steps": taken, "groups": groups, "state": state})
 
 
