@@ -5,6 +5,10 @@ cdef extern from "denormals.h" nogil:
     uint64_t flush_denormals()
     void restore_mode(uint64_t mode)
 
+cdef enum:
+    # A tile of converted arrays: a step has more of them than a loss, and with their copies they are to stay in the L1 cache.
+    STEP = 256
+
 cdef struct Update:
     # One tensor: its parameter, gradient and states, which the kernel sees, and what goes with the parameter.
     kernel_function kernel
@@ -101,12 +105,16 @@ cdef void update_piece(const Round* this, const Piece* piece) noexcept nogil:
     cdef Py_ssize_t start = piece.start
     cdef Py_ssize_t n
     cdef uint64_t mode = 0
-    cdef Py_ssize_t ahead
+    cdef Py_ssize_t ahead, size
+    cdef bint converts = False
     cdef int k
+    for k in range(update.used):
+        converts = converts or not update.arrays[k].direct
+    size = STEP if converts else TILE
     if not update.has_f16:
         mode = flush_denormals()
     while start < piece.stop:
-        n = min(<Py_ssize_t>TILE, piece.stop - start)
+        n = min(size, piece.stop - start)
         for k in range(update.used):
             tiles[k] = at_hand(&update.arrays[k], start - piece.shift if k == 1 else start, n, scratch + k * spacing, itemsize)
         if this.adjusts:
@@ -115,10 +123,10 @@ cdef void update_piece(const Round* this, const Piece* piece) noexcept nogil:
         if update.remainder.data != NULL:
             gather(&update.remainder, start, n, spare, itemsize)
             work.plus(tiles[0], spare, 1, n)
-        if start + n < piece.stop:
-            ahead = min(<Py_ssize_t>TILE, piece.stop - start - n)
+        if converts and start + n < piece.stop:
+            ahead = min(size, piece.stop - start - n)
             for k in range(update.used):
-                if update.arrays[k].dims == 1 and update.arrays[k].strides[0] > 0 and not update.arrays[k].direct:
+                if not update.arrays[k].direct and update.arrays[k].dims == 1 and update.arrays[k].strides[0] > 0:
                     fetch_ahead(&update.arrays[k], start + n - (piece.shift if k == 1 else 0), ahead)
         if update.has_f16:
             mode = flush_denormals()

@@ -296,9 +296,11 @@ class Optimizer:
     def _hyperparameters(cls):
         return cls.rule.hyperparameters
 
-    def _check_group(self, group):
-        who = type(self).__name__
-        values = {name: domain.check(who, name, group[name]) for name, domain in self._hyperparameters().items()}
+    def _check_group(self, group, changed=None):
+        """A group's hyperparameters as the rule takes them; those of `changed` are to be looked at, by default all."""
+        who, domains = type(self).__name__, self._hyperparameters()
+        checked = {name: domains[name].check(who, name, group[name]) for name in (domains if changed is None else changed)}
+        values = {name: checked[name] if name in checked else group[name] for name in domains}
         for holds, message in self.rule.requires:
             if not holds(**values):
                 raise ValueError(f"{who}: {message}")
@@ -315,7 +317,14 @@ class Optimizer:
         self._check_ema_decay()
         now = [[_snapshot(group[name], self.steps) for name in names] for group in self.param_groups]
         if now != self._seen:
-            values = [self._check_group({name: _at(group[name], self.steps) for name in names}) for group in self.param_groups]
+            # A schedule changes one number at each step: the others were looked at before.
+            before = self._seen or [[None] * len(names) for _ in now]
+            values = []
+            for group, seen, was in zip(self.param_groups, now, before, strict=True):
+                changed = [name for name, new, old in zip(names, seen, was, strict=True) if old is None or new != old]
+                known = self._values[len(values)] if self._seen else {}
+                given = {name: _at(group[name], self.steps) for name in changed}
+                values.append(self._check_group({name: known.get(name) for name in names} | given, changed))
             self._bind(self._choices(values))
             self._use(values)
             self._seen = now
