@@ -20,7 +20,8 @@ class TakesHessian:
         """
         with self._lock:
             self._check_groups()
-            hessians = _arranged(self, [held["hessian"] for held in self._states])
+            hessians = self._structured([held["hessian"] for held in self._states])
+            hessians = hessians if self._is_grouped else [hessians]
             groups = [{"params": own, "beta": group["betas"][1]} for own, group in zip(hessians, self._values, strict=True)]
             self.mean(groups).step(estimates if self._is_grouped else [estimates])
 
@@ -32,8 +33,7 @@ class Averages:
         """The mean x of the steps so far, in new arrays in the structure of `params`: what the training is for."""
         with self._lock:
             self._check_groups()
-            means = list(_arranged(self, [self._x(k) for k in range(len(self._tensors))]))
-        return means if self._is_grouped else means[0]
+            return self._structured([self._x(k) for k in range(len(self._tensors))])
 
     def _x(self: Any, k: int) -> Any:
         index, _, y = self._tensors[k]
@@ -43,16 +43,3 @@ class Averages:
         beta = group["momentum"] if "momentum" in group else group["betas"][0]
         with np.errstate(all="ignore"):
             return (z + (y.astype(z.dtype) - z) / beta).astype(y.dtype)
-
-
-def _arranged(optimizer, arrays):
-    """One array for each tensor, in the structure of each group's parameters."""
-    following = iter(arrays)
-    for group in optimizer.param_groups:
-        params = group["params"]
-        if isinstance(params, dict):
-            yield {key: next(following) for key in params}
-        elif isinstance(params, list | tuple):
-            yield [next(following) for _ in params]
-        else:
-            yield next(following)

@@ -11,6 +11,20 @@ from .._kernels import arrays
 from .._kernels.engine import RuleVariant, Sweep
 from ..formula import Fraction, Positive, UpdateRule
 from ..formula.document import optimizer_docstring
+from .parameters import (
+    SparseRows,
+    check_keys,
+    check_parameter,
+    check_rounding,
+    check_seed,
+    floating_dtype,
+    is_group,
+    match,
+    named,
+    of_rows,
+    row_gradient,
+    state_dtypes,
+)
 
 
 class StepResult(NamedTuple):
@@ -18,16 +32,6 @@ class StepResult(NamedTuple):
 
     norm: float | None
     skipped: bool
-
-
-class SparseRows(NamedTuple):
-    """A gradient that is 0 but for some rows: row numbers of shape (n,), and values of shape (n, ...) like the parameter's rows.
-
-    The other rows stay as they are, and their states too; a row that is there several times has the sum of its values.
-    """
-
-    rows: Any
-    values: Any
 
 
 class Optimizer:
@@ -91,7 +95,7 @@ class Optimizer:
             raise TypeError(f"{who}: hyperparameters must be among {', '.join(self._hyperparameters())}, got {unknown[0]!r}")
         defaults = {name: domain.default for name, domain in self._hyperparameters().items()} | hyperparameters
         self.steps = 0
-        self._is_grouped = isinstance(params, list | tuple) and len(params) > 0 and all(_is_group(p) for p in params)
+        self._is_grouped = isinstance(params, list | tuple) and len(params) > 0 and all(is_group(p) for p in params)
         self.param_groups = []
         self._tensors = []
         for index, group in enumerate(params if self._is_grouped else [{"params": params}]):
@@ -101,14 +105,14 @@ class Optimizer:
                 raise TypeError(f"{who}: params[{index}] must hold 'params' and {', '.join(defaults)}, got {unknown[0]!r}")
             self.param_groups.append({"params": group["params"], **defaults, **own})
             prefix = f"{self._what}[{index}]" if self._is_grouped else self._what
-            for name, array in _named(who, prefix, group["params"]):
-                _check_parameter(who, name, array)
+            for name, array in named(who, prefix, group["params"]):
+                check_parameter(who, name, array)
                 self._tensors.append((index, name, array))
         self.ema_decay = ema_decay
         self._check_ema_decay()
-        self._dtypes = _state_dtypes(who, self.rule.states, state_dtype)
-        self._rounding = _check_rounding(who, rounding, self._tensors)
-        self._seed = _check_seed(who, seed)
+        self._dtypes = state_dtypes(who, self.rule.states, state_dtype)
+        self._rounding = check_rounding(who, rounding, self._tensors)
+        self._seed = check_seed(who, seed)
         self._decays = self._masked(decay_mask)
         # Tensors of one lane have one kernel and the same numbers: a group's, with or without weight decay.
         self._lanes = sorted({(index, decays) for (index, _, _), decays in zip(self._tensors, self._decays, strict=True)})
@@ -245,7 +249,7 @@ class Optimizer:
         States of another floating dtype are converted. A hyperparameter that is a function of the steps stays one.
         """
         who = type(self).__name__
-        _check_keys(who, "state_dict", state_dict, ["rule", "steps", "groups", "state"])
+        check_keys(who, "state_dict", state_dict, ["rule", "steps", "groups", "state"])
         if state_dict["rule"] != who:
             raise ValueError(f"{who}: state_dict must be of rule {who!r}, got {state_dict['rule']!r}")
         steps, groups, states = state_dict["steps"], state_dict["groups"], state_dict["state"]
@@ -254,11 +258,11 @@ class Optimizer:
         if not isinstance(groups, list | tuple) or len(groups) != len(self.param_groups):
             raise ValueError(f"{who}: groups must be a list of {len(self.param_groups)} dictionaries, got {groups!r}")
         for index, group in enumerate(groups):
-            _check_keys(who, f"groups[{index}]", group, [*self._hyperparameters(), *(["carried"] if self.rule.carried else [])])
+            check_keys(who, f"groups[{index}]", group, [*self._hyperparameters(), *(["carried"] if self.rule.carried else [])])
         carried = [self._check_carried(who, group) for group in groups]
         values = [self._check_group(group) for group in groups]
         choices = self._choices(values)
-        _check_keys(who, "state", states, [name for _, name, _ in self._tensors])
+        check_keys(who, "state", states, [name for _, name, _ in self._tensors])
         for index, name, array in self._tensors:
             self._check_state(who, name, states[name], choices[index], array)
         with self._lock:
@@ -360,12 +364,12 @@ class Optimizer:
         """What was given in the structure of the parameters, in the order of the tensors."""
         who = type(self).__name__
         if not self._is_grouped:
-            return _match(who, name, self.param_groups[0]["params"], given)
+            return match(who, name, self.param_groups[0]["params"], given)
         if not isinstance(given, list | tuple) or len(given) != len(self.param_groups):
             raise ValueError(f"{who}: {name} must be a list of {len(self.param_groups)} entries, one for each group")
         flat = []
         for index, (group, own) in enumerate(zip(self.param_groups, given, strict=True)):
-            flat += _match(who, f"{name}[{index}]", group["params"], own)
+            flat += match(who, f"{name}[{index}]", group["params"], own)
         return flat
 
     def _sparse(self, flat):
@@ -375,7 +379,7 @@ class Optimizer:
             if type(grad) is SparseRows:
                 _, name, param = self._tensors[k]
                 found = found or {}
-                found[k], flat[k] = _row_gradient(type(self).__name__, name, param, grad)
+                found[k], flat[k] = row_gradient(type(self).__name__, name, param, grad)
         return found
 
     def _rows(self, row_lr, row_mask, sparse):
@@ -392,13 +396,13 @@ class Optimizer:
         if row_lr is not None:
             if "lr" not in self._hyperparameters():
                 raise TypeError(f"{who}: row_lr must go with a rule that has lr")
-            row_lr = np.ascontiguousarray(_of_rows(who, "row_lr", row_lr, count, "fiu"), np.float64)
+            row_lr = np.ascontiguousarray(of_rows(who, "row_lr", row_lr, count, "fiu"), np.float64)
             if not (np.isfinite(row_lr).all() and (row_lr >= 0).all()):
                 raise ValueError(
                     f"{who}: row_lr must be >= 0 and finite, got {row_lr[~(np.isfinite(row_lr) & (row_lr >= 0))][0]}"
                 )
         if row_mask is not None:
-            row_mask = np.ascontiguousarray(_of_rows(who, "row_mask", row_mask, count, "b"), np.uint8)
+            row_mask = np.ascontiguousarray(of_rows(who, "row_mask", row_mask, count, "b"), np.uint8)
         return row_lr, row_mask
 
     def _bind(self, choices):
@@ -440,7 +444,7 @@ class Optimizer:
         return self._dtypes.get(state) or (np.dtype(np.float64) if param.dtype == np.float64 else np.dtype(np.float32))
 
     def _copy(self, array, dtype):
-        return None if dtype is None else np.array(array, _floating(type(self).__name__, "copy_dtype", dtype), order="C")
+        return None if dtype is None else np.array(array, floating_dtype(type(self).__name__, "copy_dtype", dtype), order="C")
 
     def _masked(self, mask):
         """Whether each tensor decays."""
@@ -501,86 +505,6 @@ def _at(value, steps):
     return value(steps) if callable(value) else value
 
 
-def _floating(who, name, given):
-    """A floating dtype of two to eight bytes."""
-    if given == "bfloat16":
-        given = arrays.bfloat16(who)
-    try:
-        dtype = np.dtype(given)
-    except TypeError:
-        dtype = None
-    if dtype is None or not arrays.is_floating(dtype) or dtype.byteorder == ">":
-        raise TypeError(f"{who}: {name} must be float64, float32, float16 or bfloat16, got {given!r}")
-    return dtype
-
-
-def _state_dtypes(who, states, given):
-    """{state: dtype} of what was asked for."""
-    if given is None:
-        return {}
-    if not isinstance(given, dict):
-        return dict.fromkeys(states, _floating(who, "state_dtype", given))
-    unknown = [name for name in given if name not in (*states, "ema")]
-    if unknown:
-        raise ValueError(f"{who}: state_dtype must be for states among {', '.join((*states, 'ema'))}, got {unknown[0]!r}")
-    return {name: _floating(who, f"state_dtype[{name!r}]", dtype) for name, dtype in given.items()}
-
-
-def _check_rounding(who, rounding, tensors):
-    if rounding not in ("nearest", "stochastic", "compensated"):
-        raise ValueError(f"{who}: rounding must be 'nearest', 'stochastic' or 'compensated', got {rounding!r}")
-    for _, name, array in tensors:
-        if rounding == "stochastic" and array.dtype == np.float16:
-            raise TypeError(f"{who}: rounding must be 'nearest' or 'compensated' for {name} of float16, got 'stochastic'")
-    return rounding
-
-
-def _check_seed(who, seed):
-    if not isinstance(seed, int | np.integer) or isinstance(seed, bool) or not 0 <= seed < 2**64:
-        raise ValueError(f"{who}: seed must be a whole number from 0 to 2**64, got {seed!r}")
-    return int(seed)
-
-
-def _row_gradient(who, name, param, grad):
-    """Row numbers and values of a sparse gradient, every row once."""
-    rows, values = np.asarray(grad.rows), np.asarray(grad.values)
-    if rows.ndim != 1 or (rows.dtype.kind not in "iu" and rows.size):
-        raise TypeError(
-            f"{who}: the rows of the gradient of {name} must be whole numbers of shape (n,), got {rows.dtype} {rows.shape}"
-        )
-    if values.shape != (len(rows), *param.shape[1:]) or param.ndim == 0:
-        raise ValueError(
-            f"{who}: the values of the gradient of {name} must have the shape {(len(rows), *param.shape[1:])}, got {values.shape}"
-        )
-    outside = (rows < 0) | (rows >= param.shape[0])
-    if outside.any():
-        raise ValueError(
-            f"{who}: the rows of the gradient of {name} must be from 0 to {param.shape[0] - 1}, got {rows[outside][0]}"
-        )
-    rows = rows.astype(np.int64)
-    if (rows[1:] > rows[:-1]).all():
-        return rows, values
-    order = np.argsort(rows, kind="stable")
-    rows, first = np.unique(rows[order], return_index=True)
-    precision = np.float64 if param.dtype == np.float64 else np.float32
-    arrays.check_floating(who, f"the gradient of {name}", values)
-    return rows, np.add.reduceat(values[order].astype(precision), first, axis=0)
-
-
-def _of_rows(who, name, given, count, kinds):
-    given = np.asarray(given)
-    if given.shape != (count,) or given.dtype.kind not in kinds:
-        what = "True or False" if kinds == "b" else "a number"
-        raise ValueError(f"{who}: {name} must hold {what} for each of {count} rows, got {given.dtype} {given.shape}")
-    return given
-
-
-def _check_keys(who, name, given, keys):
-    if not isinstance(given, dict) or set(given) != set(keys):
-        got = ", ".join(map(str, given)) if isinstance(given, dict) else type(given).__name__
-        raise ValueError(f"{who}: {name} must be a dictionary of {', '.join(keys)}, got {got or 'nothing'}")
-
-
 def _snapshot(value, steps):
     """The value as it is now, told apart from later ones even if it is changed in place."""
     if type(value) is float:
@@ -589,41 +513,6 @@ def _snapshot(value, steps):
         return float(value(steps))
     value = tuple(value) if isinstance(value, list) else value.item() if getattr(value, "shape", None) == () else value
     return type(value), value
-
-
-def _is_group(value):
-    return isinstance(value, dict) and "params" in value
-
-
-def _named(who, prefix, params):
-    """(name, array) for every array of one group."""
-    if isinstance(params, dict):
-        return [(f"{prefix}[{key!r}]", array) for key, array in params.items()]
-    if isinstance(params, list | tuple):
-        return [(f"{prefix}[{k}]", array) for k, array in enumerate(params)]
-    return [(prefix, params)]
-
-
-def _check_parameter(who, name, array):
-    if type(array) is not np.ndarray:
-        raise TypeError(f"{who}: {name} must be a NumPy array, for it is rewritten in place, got {type(array).__name__}")
-    arrays.check_floating(who, name, array)
-    arrays.check_output(who, name, array, array.shape, array.dtype.newbyteorder("="))
-
-
-def _match(who, name, params, grads):
-    """One group's gradients in the order of its parameters."""
-    if isinstance(params, dict):
-        if not isinstance(grads, dict) or set(grads) != set(params):
-            got = sorted(map(str, grads)) if isinstance(grads, dict) else type(grads).__name__
-            raise ValueError(f"{who}: {name} must be a dict of {sorted(map(str, params))}, got {got}")
-        return [grads[key] for key in params]
-    if isinstance(params, list | tuple):
-        if not isinstance(grads, list | tuple) or len(grads) != len(params):
-            got = f"{len(grads)}" if isinstance(grads, list | tuple) else type(grads).__name__
-            raise ValueError(f"{who}: {name} must be a list of {len(params)} arrays, got {got}")
-        return list(grads)
-    return [grads]
 
 
 def update_rule(**options: Any) -> Callable[[Callable], type[Optimizer]]:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from .._kernels import arrays, norms
-from ..face.optimizer import SparseRows
+from ..face.parameters import SparseRows
 from .arithmetic import Add, named, over
 
 

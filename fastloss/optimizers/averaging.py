@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from .._kernels import arrays
-from ..face.optimizer import _check_keys
+from ..face.parameters import check_keys
 from ..formula import Fraction, Optional, Whole
 from .arithmetic import Blend, named, over
 
@@ -133,7 +133,7 @@ class WeightAverage:
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over what `state_dict` returned, for parameters of the same names and shapes; all of it or, on an error, nothing."""
         who = "WeightAverage"
-        _check_keys(who, "state_dict", state_dict, ["decay", "updates", "averages"])
+        check_keys(who, "state_dict", state_dict, ["decay", "updates", "averages"])
         decay = _DECAY.check(who, "decay", state_dict["decay"])
         updates = Whole().check(who, "updates", state_dict["updates"])
         for average, value in zip(
@@ -153,7 +153,7 @@ def wide(param):
 
 def check_arrays(who, what, names, like, given):
     """Saved arrays, by name, as the ones that they are to replace, or an error."""
-    _check_keys(who, what, given, names)
+    check_keys(who, what, given, names)
     for name, own in zip(names, like, strict=True):
         array = given[name]
         if not hasattr(array, "dtype") or array.shape != own.shape or not arrays.is_floating(array.dtype):

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from ..face.optimizer import StepResult, _check_keys
+from ..face.optimizer import StepResult
+from ..face.parameters import check_keys
 from ..formula import Fraction, Interval, Whole
 
 # Between them it and its inverse are normal numbers of float32, in which most gradients are computed.
@@ -98,5 +99,5 @@ class LossScaler:
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over what `state_dict` returned; all of it or, on an error, nothing."""
-        _check_keys("LossScaler", "state_dict", state_dict, _STATE)
+        check_keys("LossScaler", "state_dict", state_dict, _STATE)
         vars(self).update({name: domain.check("LossScaler", name, state_dict[name]) for name, domain in _STATE.items()})

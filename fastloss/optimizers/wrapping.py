@@ -3,7 +3,8 @@
 from typing import Any, ClassVar
 
 from .._kernels import arrays
-from ..face.optimizer import Optimizer, _check_keys
+from ..face.optimizer import Optimizer
+from ..face.parameters import check_keys
 from .arithmetic import named
 
 
@@ -46,7 +47,7 @@ class Wrapper:
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over what `state_dict` returned, for parameters of the same names and shapes; all of it or, on an error, nothing."""
         who = type(self).__name__
-        _check_keys(who, "state_dict", state_dict, ["rule", *self._domains, *self._state(), "optimizer"])
+        check_keys(who, "state_dict", state_dict, ["rule", *self._domains, *self._state(), "optimizer"])
         if state_dict["rule"] != who:
             raise ValueError(f"{who}: state_dict must be of rule {who!r}, got {state_dict['rule']!r}")
         own = self._checked(state_dict) | self._checked_state(state_dict)
