@@ -4,6 +4,9 @@ Losses (`fastloss.losses`) take NumPy arrays and return value, gradient and diag
 (`fastloss.optimizers`) rewrite parameters in place. Both are formulas, written once.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from .face import BlockLoss, Loss, NearestCenterLoss, Optimizer, RowLoss, SparseRows, StepResult
 from .losses import *
 from .losses import __all__ as _losses
@@ -17,14 +20,18 @@ from .optimizers import (
     clip_grad_adaptive,
     clip_grad_norm,
     clip_grad_value,
-    schedules,
 )
 from .optimizers import __all__ as _optimizers
-from .state import *
-from .state import __all__ as _state
 from .threads import get_num_threads, set_num_threads, threadpool_limits
 
+if TYPE_CHECKING:
+    from .optimizers import schedules
+    from .state import from_optax_state, from_torch_state, load_state, save_state, to_optax_state, to_torch_state
+
 __version__ = "0.1.0"
+
+# Where to find what not every program needs: imported at its first use.
+_STATE = ("from_optax_state", "from_torch_state", "load_state", "save_state", "to_optax_state", "to_torch_state")
 
 __all__ = [
     "SAM",
@@ -48,5 +55,19 @@ __all__ = [
     "threadpool_limits",
     *_losses,
     *_optimizers,
-    *_state,
+    *_STATE,
 ]
+
+
+if not TYPE_CHECKING:  # or a type checker would believe in every name
+
+    def __getattr__(name):
+        if name == "schedules":
+            return import_module(".optimizers.schedules", __name__)
+        if name in _STATE:
+            return getattr(import_module(".state", __name__), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted({*globals(), *__all__})
