@@ -9,7 +9,7 @@ import numpy as np
 
 from .._kernels import arrays
 from .._kernels.engine import RuleVariant, Sweep
-from ..formula import Fraction, Positive, UpdateRule
+from ..formula import Fraction, Positive, Real, UpdateRule
 from ..formula.document import optimizer_docstring
 from .parameters import (
     SparseRows,
@@ -349,13 +349,12 @@ class Optimizer:
         """An option of a step."""
         return Positive(1.0).check(type(self).__name__, name, value)
 
-    @staticmethod
-    def _check_carried(who, group):
+    def _check_carried(self, who, group):
         """The carried numbers of a saved group."""
-        carried = group.get("carried", {})
-        if not isinstance(carried, dict) or not all(isinstance(number, float) for number in carried.values()):
-            raise ValueError(f"{who}: carried must be a dictionary of numbers, got {carried!r}")
-        return dict(carried)
+        if not self.rule.carried:
+            return {}
+        check_keys(who, "carried", group["carried"], list(self.rule.carried))
+        return {name: Real().check(who, name, group["carried"][name]) for name in self.rule.carried}
 
     def _choices(self, values):
         return [self.rule.choice({"step": None, **dict.fromkeys(self.rule.carried), **group}) for group in values]
