@@ -13,7 +13,7 @@ import test_rows
 
 import fastloss as fl
 import fastloss.vecmath
-from fastloss.formula import F32, F64, PRECISIONS, VECTOR_FUNCTIONS, WANTS, emit
+from fastloss.formula import F32, F64, PRECISIONS, VECTOR_FUNCTIONS, WANTS, emit, python
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -47,7 +47,7 @@ def _vector(name):
 
 def _python(name, want):
     formula = _formula(name)
-    return emit.python_text(_default_variant(formula), formula.roles(want), f"{name}_{want}")
+    return python.variant_text(_default_variant(formula), formula.roles(want), f"{name}_{want}", formula.source)
 
 
 TEXTS = {
@@ -172,7 +172,7 @@ def test_the_python_text_is_python():
         for choice in formula.choices():
             traced = formula.trace(choice)
             for want in WANTS:
-                (function,) = ast.parse(emit.python_text(traced, formula.roles(want), name)).body
+                (function,) = ast.parse(python.variant_text(traced, formula.roles(want), name)).body
                 assert isinstance(function, ast.FunctionDef)
                 assert [a.arg for a in function.args.args][: len(formula.inputs)] == list(formula.inputs)
 

@@ -1,4 +1,4 @@
-"""From a graph to text: Cython for the ahead-of-time kernels, Python for Numba.
+"""From a graph to text: Cython for the ahead-of-time kernels. `python.py` writes Python, for Numba.
 
 A kernel has the tile signature `(count, arrays, uniforms)`: contiguous arrays of one precision, inputs first, then outputs, and
 the numbers that are the same for all elements, computed beforehand in double by the variant's `uniforms` function.
@@ -15,7 +15,7 @@ _INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/", "and": "&", "or": "|",
 _INFIX |= {name: sign for sign, name in COMPARISONS.items()}
 _STRENGTH = {"or": 1, "and": 2, "shl": 4, "shr": 4, "add": 5, "sub": 5, "mul": 6, "div": 6, "neg": 7}
 _STRENGTH |= dict.fromkeys(COMPARISONS.values(), 0)
-_ATOM = 9
+ATOM = 9
 _LONGEST = 72  # a longer expression gets a name of its own
 
 
@@ -43,19 +43,8 @@ class Cython:
     def declare(self, name, kind):
         return f"cdef {self.c_type(kind)} {name}"
 
-
-class Python:
-    """How Numba's Python spells them: the precision's names come from the namespace that the text is run in."""
-
-    def literal(self, node):
-        value = node.args[0]
-        return str(int(value)) if node.kind != "real" else f"real({value!r})"
-
-    def function(self, node):
-        return node.op
-
-    def declare(self, name, kind):
-        return None
+    def infix(self, node, text, strength):
+        return text, strength
 
 
 class Body:
@@ -65,7 +54,7 @@ class Body:
         self.language = language
         self.statements = []
         self.locals = []
-        self._text = {id(node): (name, _ATOM) for node, name in names.items()}
+        self._text = {id(node): (name, ATOM) for node, name in names.items()}
         order = [node for node in walk(outputs, stop=names) if id(node) not in self._text]
         uses = Counter(id(argument) for node in order for argument in node.operands)
         uses.update((1 + name_outputs) * [id(node) for node in outputs])
@@ -79,21 +68,22 @@ class Body:
             name = f"t{len(self.locals)}"
             self.locals.append((name, node.kind))
             self.statements.append(f"{name} = {text}")
-            text, strength = name, _ATOM
+            text, strength = name, ATOM
         self._text[id(node)] = text, strength
 
     def _expression(self, node):
         op = node.op
         if op == "literal":
             text = self.language.literal(node)
-            return text, _ATOM if text[0] not in "-<" else _STRENGTH["neg"]
+            return text, ATOM if text[0] not in "-<" else _STRENGTH["neg"]
         if op == "neg":
-            return f"-{self.text(node.args[0], _STRENGTH['neg'])}", _STRENGTH["neg"]
+            return self.language.infix(node, f"-{self.text(node.args[0], _STRENGTH['neg'])}", _STRENGTH["neg"])
         if op in _INFIX:
             strength = _STRENGTH[op]
             left, right = node.args
-            return f"{self.text(left, strength)} {_INFIX[op]} {self.text(right, strength + 1)}", strength
-        return f"{self.language.function(node)}({', '.join(self.text(a) for a in node.args)})", _ATOM
+            text = f"{self.text(left, strength)} {_INFIX[op]} {self.text(right, strength + 1)}"
+            return self.language.infix(node, text, strength)
+        return f"{self.language.function(node)}({', '.join(self.text(a) for a in node.args)})", ATOM
 
     def text(self, node, strength=-1):
         text, own = self._text[id(node)]
@@ -117,7 +107,8 @@ def uniforms(traced, outputs):
     return found
 
 
-def _uniform_names(nodes):
+def uniform_names(nodes):
+    """How a kernel calls the numbers that it is handed: a hyperparameter by its own name."""
     return {node: node.args[1] if node.op == "parameter" else f"u{i}" for i, node in enumerate(nodes)}
 
 
@@ -160,13 +151,13 @@ def kernel_text(traced, suffix, roles, precision, source, in_place=False):
 
 def loop_text(name, inputs, outputs, uniforms, precision, source, numbers=(), in_place=False, apart=()):
     """A tile kernel: `outputs` by name from `inputs` by name; those in `numbers` hold one number for the whole tile."""
-    uniform_names = _uniform_names(uniforms)
+    named = uniform_names(uniforms)
     leaves = {symbol: n if n in numbers else f"{n}[i]" for n, symbol in inputs.items()}
     arrays = dict.fromkeys([*inputs, *outputs])
     nodes = contracted(outputs.values(), [*uniforms, *leaves], apart)
     needed = {id(n) for n in walk(nodes, stop=[*uniforms, *leaves])}
     # In place, an output's element may be another output's input: all are computed before any is written.
-    body = Body(nodes, uniform_names | leaves, Cython(precision), name_outputs=in_place)
+    body = Body(nodes, named | leaves, Cython(precision), name_outputs=in_place)
     real = precision.c_name
     tiles = {
         n: f"cdef {real} {n} = arrays[{k}][0]" if n in numbers else f"cdef {real}_tile {n} = arrays[{k}]"
@@ -176,7 +167,7 @@ def loop_text(name, inputs, outputs, uniforms, precision, source, numbers=(), in
         f"# {source}",
         f"cdef void {name}(Py_ssize_t count, {real}** arrays, const double* uniforms) noexcept nogil:",
         *(f"    {tile}" for tile in tiles.values()),
-        *(f"    cdef {real} {uniform_names[n]} = <{real}>uniforms[{k}]" for k, n in enumerate(uniforms) if id(n) in needed),
+        *(f"    cdef {real} {named[n]} = <{real}>uniforms[{k}]" for k, n in enumerate(uniforms) if id(n) in needed),
         "    cdef Py_ssize_t i",
         *_declarations(body),
         "    for i in range(count):",
@@ -221,18 +212,3 @@ def _declarations(body):
     """One `cdef` line for the locals of each kind."""
     for kind in dict.fromkeys(kind for _, kind in body.locals):
         yield "    " + body.language.declare(", ".join(n for n, k in body.locals if k == kind), kind)
-
-
-def python_text(traced, roles, name):
-    """The same outputs of a variant as a scalar Python function `(*inputs, *uniforms) -> outputs`, for Numba to compile."""
-    nodes = uniforms(traced, list(traced.outputs.values()))
-    names = _uniform_names(nodes) | {symbol: n for n, symbol in traced.inputs.items()}
-    outputs = [traced.outputs[role] for role in roles]
-    body = Body(outputs, names, Python())
-    arguments = ", ".join([*traced.inputs, *(names[n] for n in nodes)])
-    lines = [
-        f"def {name}({arguments}):",
-        *(f"    {statement}" for statement in body.statements),
-        f"    return {', '.join(body.text(node) for node in outputs)}",
-    ]
-    return "\n".join(lines)

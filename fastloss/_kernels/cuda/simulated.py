@@ -1,0 +1,64 @@
+"""What stands in for a GPU's memory and instructions under Numba's simulator: the host's memory, and NumPy's scalars."""
+
+import ctypes
+
+import numpy as np
+
+from ..interpreted import interpreted
+from .storage import STORAGES
+
+_BY_RAW = {storage.raw: storage for storage in STORAGES.values()}
+
+
+class Pointer:
+    """A C pointer: an address, read and written as elements of one type."""
+
+    def __init__(self, address, raw):
+        self.address, self.raw = address, raw
+        self._c_type, self._scalar = _BY_RAW[raw].c_type, getattr(np, raw)
+        self._size = ctypes.sizeof(self._c_type)
+
+    def _at(self, index):
+        return self._c_type.from_address(self.address + int(index) * self._size)
+
+    def __getitem__(self, index):
+        return self._scalar(self._at(index).value)
+
+    def __setitem__(self, index, value):
+        self._at(index).value = value.item() if hasattr(value, "item") else value
+
+
+def argument(kind, value):
+    """What a kernel is handed for an argument of a kind: a pointer for an address, a scalar of its width for a number."""
+    if kind[-1] == "*":
+        return Pointer(value, STORAGES[kind[:-1]].raw)
+    return getattr(np, STORAGES[kind].raw)(value)
+
+
+def operations(precision):
+    """Memory, conversions and folds across threads, beside the machine's arithmetic."""
+    single = np.float32
+
+    def vector(width):
+        return lambda pointer, i: tuple(pointer[i + k] for k in range(width))
+
+    def put(width):
+        def write(pointer, i, *values):
+            for k, value in enumerate(values):
+                pointer[i + k] = value
+
+        return write
+
+    integers = {name: getattr(np, name) for name in ("int32", "int64", "uint16", "uint32", "uint64")}
+    return dict(interpreted(precision).operations) | {
+        **{f"vector{width}": vector(width) for width in (2, 4, 8)},
+        **{f"put{width}": put(width) for width in (2, 4, 8)},
+        **integers,
+        "float32": single,
+        "float64": np.float64,
+        **{f"pointer_{code}": (lambda address, raw=storage.raw: Pointer(address, raw)) for code, storage in STORAGES.items()},
+        "half_from": lambda h: np.uint16(h).view(np.float16),
+        "half_to": lambda x: np.float16(x).view(np.uint16),
+        "float_of_bits": lambda i: np.int32(i).view(single),
+        "bits_of_float": lambda x: single(x).view(np.int32),
+    }

@@ -1,0 +1,85 @@
+"""How numbers lie in memory, by the code that kernels name them with: what Numba, NumPy and ctypes call them, and their conversions."""
+
+import ctypes
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Storage:
+    """One kind of number in memory; `raw` is what a load gives, before it becomes a `real`."""
+
+    code: str
+    dtype: np.dtype
+    raw: str
+    c_type: type
+
+    @property
+    def itemsize(self):
+        return self.dtype.itemsize
+
+
+def _storage(code, raw, c_type, dtype=None):
+    return Storage(code, np.dtype(dtype or raw), raw, c_type)
+
+
+STORAGES = {
+    s.code: s
+    for s in (
+        _storage("f32", "float32", ctypes.c_float),
+        _storage("f64", "float64", ctypes.c_double),
+        _storage("f16", "uint16", ctypes.c_uint16, "float16"),
+        _storage("bf16", "uint16", ctypes.c_uint16),
+        *(
+            _storage(f"{letter}{8 * size}", f"{kind}{8 * size}", getattr(ctypes, f"c_{kind}{8 * size}"))
+            for letter, kind in (("i", "int"), ("u", "uint"))
+            for size in (1, 2, 4, 8)
+        ),
+    )
+}
+
+
+def code_of(dtype):
+    """The code of a dtype, None if kernels do not know it."""
+    if dtype.kind == "b":
+        return "u8"
+    if dtype.name == "bfloat16":
+        return "bf16"
+    code = f"{dtype.kind}{8 * dtype.itemsize}"
+    return code if code in STORAGES else None
+
+
+def conversions(precision):
+    """The text of `from_CODE(raw) -> real` and `to_CODE(real) -> raw`, by name.
+
+    Halves go to and from `real` by what the machine has: `half_from`, `half_to` for float16, whole numbers for bfloat16.
+    """
+    double = not precision.f32
+    texts = {"from_f16": "def from_f16(h):\n    return real(half_from(h))"}
+    texts["to_f16"] = "def to_f16(x):\n    return half_to(x)"
+    for code, storage in STORAGES.items():
+        if code in ("f16", "bf16"):
+            continue
+        texts[f"from_{code}"] = f"def from_{code}(raw):\n    return real(raw)"
+        if code[0] == "f":
+            texts[f"to_{code}"] = f"def to_{code}(x):\n    return {storage.raw}(x)"
+    texts["from_bf16"] = "def from_bf16(h):\n    return real(float_of_bits(int32(h) << int32(16)))"
+    if double:
+        # To odd, where a double does not fit: to be rounded once more, as if it had not been rounded before.
+        texts["odd_float"] = (
+            "def odd_float(x):\n"
+            "    nearest = float32(x)\n"
+            "    back = real(nearest)\n"
+            "    away = int32(1 if absolute(back) > absolute(x) else 0)\n"
+            "    inexact = int32(1 if (back < x) | (back > x) else 0)\n"
+            "    return float_of_bits(int32((bits_of_float(nearest) - away) | inexact))"
+        )
+    first = "    x = odd_float(x)\n" if double else ""
+    texts["to_bf16"] = (
+        f"def to_bf16(x):\n{first}"
+        "    u = bits_of_float(x)\n"
+        "    rounded = u + int32(0x7fff) + ((u >> int32(16)) & int32(1))\n"
+        "    return uint16(((rounded if x == x else u | int32(0x400000)) >> int32(16)) & int32(0xffff))"
+    )
+    return texts
