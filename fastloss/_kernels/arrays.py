@@ -31,6 +31,23 @@ def is_masked(value):
     return masked is not None and isinstance(value, masked.MaskedArray)
 
 
+def on_device(value):
+    """Whether it is an array in a GPU's memory; no library is imported to find out."""
+    if isinstance(value, np.ndarray | float | int | list | tuple):
+        return False
+    if type(value).__module__ == "torch":
+        return value.is_cuda
+    # `__cuda_ndarray__`: of Numba's simulator.
+    if hasattr(value, "__cuda_array_interface__") or hasattr(value, "__cuda_ndarray__"):
+        return True
+    device = getattr(value, "__dlpack_device__", None)
+    return device is not None and device()[0] in _CUDA
+
+
+# DLPack's numbers for a GPU's memory and for managed memory.
+_CUDA = (2, 13)
+
+
 def as_array(who, name, value):
     """`value` as a plain, aligned, native array of real numbers; a copy only where its memory does not serve."""
     if is_masked(value):

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from .._kernels import arrays
 from .._kernels.engine import Plan
 from ..formula import Formula, Interval
@@ -52,6 +54,7 @@ class Loss:
         self._defaults = {name: domain.default for name, domain in formula.parameters.items()}
         self._domains = tuple(map(_checked, formula.input_domains.values()))
         self._plans = {}
+        self._variants = {}
 
     def __repr__(self) -> str:
         arguments = ", ".join([*self.formula.inputs, *(f"{name}={value!r}" for name, value in self._defaults.items())])
@@ -132,6 +135,8 @@ class Loss:
         """The bound kernels for these hyperparameters, and the inputs in order."""
         if parameters and len(inputs) < len(self.formula.inputs):
             inputs += tuple(parameters.pop(name) for name in self.formula.inputs[len(inputs) :] if name in parameters)
+        if inputs and type(inputs[0]) is not np.ndarray and arrays.on_device(inputs[0]):
+            return self._plan_on_device(parameters), inputs
         # With the types: True is no 1.0.
         key = (*parameters.items(), *map(type, parameters.values())) if parameters else ()
         try:
@@ -146,18 +151,82 @@ class Loss:
             pass
         return plan, inputs
 
+    def prepare(self, what: str, *inputs: Any, **options: Any) -> Callable[[], Any]:
+        """The call of that name, such as ``"value_and_grad"``, looked at once to be made again and again on the same arrays.
+
+        What is returned takes nothing and writes into the same results every time. For small arrays in a GPU's memory, whose
+        calls take longer to look at than to compute.
+        """
+        if what not in _CALLS:
+            raise ValueError(f"{self.__name__}: what is prepared must be among {', '.join(_CALLS)}, got {what!r}")
+        want, part = _CALLS[what]
+        settings = {"sample_weight": None, "reduction": "mean", "normalizer": None, "check": True}
+        settings |= dict.fromkeys(("value_out", "grad_out", "hess_out")) | options
+        settings, parameters = {n: settings.pop(n) for n in _SETTINGS}, settings
+        plan, inputs = self._plan(inputs, parameters)
+        if hasattr(plan, "prepare"):
+            run = plan.prepare(want, inputs, *settings.values())
+            return lambda: run()[part]
+        results = plan.evaluate(want, inputs, *settings.values())
+        outputs = dict(zip(("value_out", "grad_out", "hess_out"), results, strict=True))
+        settings |= {n: out for n, out in outputs.items() if not isinstance(out, float)}
+        return lambda: plan.evaluate(want, inputs, *settings.values())[part]
+
     def _bind(self, parameters):
+        formula, values = self.formula, self._values(parameters)
+        variant = formula.variant_name(formula.choice(values))
+        return Plan(formula.name, variant, formula.inputs, self._domains, formula.differentiable, formula.vector(values))
+
+    def _values(self, parameters):
+        """All hyperparameters, looked at."""
         formula = self.formula
         unknown = [name for name in parameters if name not in formula.parameters]
         if unknown:
             known = ", ".join([*formula.inputs, *formula.parameters])
             raise TypeError(f"{formula.name}: arguments must be among {known}, got {unknown[0]!r}")
-        values = {
+        return {
             name: domain.check(formula.name, name, parameters.get(name, domain.default))
             for name, domain in formula.parameters.items()
         }
-        variant = formula.variant_name(formula.choice(values))
-        return Plan(formula.name, variant, formula.inputs, self._domains, formula.differentiable, formula.vector(values))
+
+    def _plan_on_device(self, parameters):
+        """The kernels for arrays in a GPU's memory, for calls on the stream among the parameters."""
+        stream = parameters.pop("stream", None)
+        key = (_cuda, *parameters.items(), *map(type, parameters.values()))
+        if key not in self._plans:
+            self._plans[key] = self._bind_on_device(parameters)
+        return _cuda(self.__name__).plan.OnStream(self._plans[key], stream)
+
+    def _bind_on_device(self, parameters):
+        formula, values = self.formula, self._values(parameters)
+        choice = formula.choice(values)
+        if choice not in self._variants:
+            self._variants[choice] = _cuda(formula.name).plan.Variant(formula, choice)
+        domains = {name: domain for name, domain in zip(formula.inputs, self._domains, strict=True) if domain}
+        pointwise = _cuda(formula.name).pointwise
+        return pointwise.PointwisePlan(formula.name, self._variants[choice], formula.vector(values), domains)
+
+
+def _cuda(who):
+    """The engine for GPUs, which needs Numba's CUDA package."""
+    try:
+        from .._kernels import cuda
+        from .._kernels.cuda import plan, pointwise  # noqa: F401
+    except ImportError as missing:
+        raise ImportError(f"{who}: CUDA arrays need numba-cuda: pip install 'fastloss[cuda]' ({missing})") from missing
+    return cuda
+
+
+# What the calls want of the engine, and which of its results they return.
+_CALLS: dict[str, tuple[int, Any]] = {
+    "value": (VALUE, 0),
+    "value_and_grad": (VALUE | GRAD, slice(2)),
+    "value_grad_hess": (VALUE | GRAD | HESS, slice(3)),
+    "grad_and_hess": (GRAD | HESS, slice(1, 3)),
+    "grad": (GRAD, 1),
+}
+# The settings of a call, in the engine's order.
+_SETTINGS = ("sample_weight", "reduction", "normalizer", "value_out", "grad_out", "hess_out", "check")
 
 
 def _checked(domain):

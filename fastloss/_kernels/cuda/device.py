@@ -4,10 +4,12 @@ Kernels take C pointers and numbers, as `types` says: "f32*", "i64". Under Numba
 Python that they are, on the host's memory.
 """
 
+from contextlib import nullcontext
 from functools import cache
 from types import SimpleNamespace
 from unittest import mock
 
+import numpy as np
 from llvmlite import ir
 from numba import cuda
 from numba.cuda import types
@@ -20,8 +22,8 @@ from . import simulated
 from .storage import STORAGES, conversions
 
 SIMULATED = bool(config.ENABLE_CUDASIM)
-# The compute capability that is compiled for where there is no GPU.
-OLDEST = (8, 0)
+# Of a block. The simulator runs a thread of the system for each.
+THREADS = 16 if SIMULATED else 256
 
 _RAW = {code: getattr(types, storage.raw) for code, storage in STORAGES.items()}
 _INTEGERS = ("int32", "int64", "uint16", "uint32", "uint64")
@@ -72,6 +74,44 @@ class Kernel:
 
     def _signature(self):
         return tuple(_kind(kind) for kind in self.types)
+
+
+def on(number):
+    """Within, the GPU of that number is the present one."""
+    return nullcontext() if SIMULATED or current() == number else cuda.gpus[number]
+
+
+def current():
+    """The number of the present GPU."""
+    return 0 if SIMULATED else cuda.get_current_device().id
+
+
+@cache
+def blocks_at_once(number):
+    """So many blocks keep a GPU busy."""
+    return 3 if SIMULATED else 8 * cuda.gpus[number].MULTIPROCESSOR_COUNT
+
+
+def empty(shape, dtype):
+    """A new array of Numba's."""
+    return cuda.device_array(shape, dtype)
+
+
+def mapped(count):
+    """Whole numbers in the host's memory that kernels reach: the array, and its address."""
+    if SIMULATED:
+        array = np.zeros(count, np.int64)
+        return array, array.ctypes.data
+    array = cuda.mapped_array(count, np.int64)
+    return array, array.device_ctypes_pointer.value
+
+
+def wait(stream):
+    """Wait for a stream, None for everything on the present GPU."""
+    if stream is None:
+        cuda.synchronize()
+    elif not SIMULATED:
+        (cuda.external_stream(stream) if stream else cuda.default_stream()).synchronize()
 
 
 def _kind(kind):

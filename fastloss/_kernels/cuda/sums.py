@@ -1,0 +1,109 @@
+"""Sums that are the same from run to run, and exact nearly: every thread adds in pairs of numbers, the sum and what it rounded off.
+
+A block folds its threads' pairs in a tree and writes one; a second launch folds those and makes the result.
+"""
+
+from functools import cache
+
+from . import device, walk
+from .device import Kernel, machine
+
+# The text of functions that kernels call; each pair is `high, low`.
+FUNCTIONS = {
+    "add_to": """
+def add_to(high, low, x):
+    total = high + x
+    back = total - high
+    return total, low + ((high - (total - back)) + (x - back))
+""",
+    "fold_block": """
+def fold_block(high, low):
+    heap = cuda.shared.array(2 * THREADS, real)
+    t = cuda.threadIdx.x
+    heap[t] = high
+    heap[THREADS + t] = low
+    step = THREADS // 2
+    while step > 0:
+        cuda.syncthreads()
+        if t < step:
+            above, below = add_to(heap[t], heap[THREADS + t], heap[t + step])
+            heap[t] = above
+            heap[THREADS + t] = below + heap[THREADS + t + step]
+        step //= 2
+    cuda.syncthreads()
+    return heap[0], heap[THREADS]
+""",
+    # What is left of an infinite sum is no number.
+    "as_one": """
+def as_one(high, low):
+    return where(high - high == high - high, high + low, high)
+""",
+}
+
+
+@cache
+def functions(precision):
+    """The functions above, compiled."""
+    own, made = machine(precision), {"THREADS": device.THREADS}
+    for name, text in FUNCTIONS.items():
+        made[name] = own.compiled(own.define(text, name, **made))
+    return made
+
+
+_FINISH = """
+def finish(count, partials, divisor, weights, result):
+    high = real(0)
+    low = real(0)
+    for k in range(cuda.threadIdx.x, count, THREADS):
+        high, low = add_to(high, low, partials[2 * k])
+        low += partials[2 * k + 1]
+    high, low = fold_block(high, low)
+    if cuda.threadIdx.x == 0:
+        total = as_one(high, low)
+        {divide}
+        result[0] = to_{code}(total)
+"""
+
+
+@cache
+def finish(precision, code, divides):
+    """The kernel that makes a result of partial sums: divided by a number, or ("weights") by a sum that lies in memory as a pair."""
+    divide = {
+        "number": "total = total / divisor",
+        "weights": "total = total / as_one(weights[0], weights[1])",
+        "pair": "result[1] = low",
+    }[divides]
+    text = _FINISH.format(divide=divide, code=code)
+    if divides == "pair":
+        text = text.replace("total = as_one(high, low)", "total = high")
+    real = precision.name
+    return Kernel(precision, "finish", text, ["i64", f"{real}*", real, f"{real}*", f"{code}*"], **functions(precision))
+
+
+_WEIGHTS = """
+def sum_weights({arguments}):
+    high = real(0)
+    low = real(0)
+    for i in range(cuda.blockIdx.x * THREADS + cuda.threadIdx.x, count, cuda.gridDim.x * THREADS):
+        {offsets}
+        w = from_{code}(weights[at_weights])
+        if not ((w >= real(0)) & (w - w == real(0))):
+            flags[0] = 1
+            flags[slot] = i + 1
+        high, low = add_to(high, low, w)
+    high, low = fold_block(high, low)
+    if cuda.threadIdx.x == 0:
+        partials[2 * cuda.blockIdx.x] = high
+        partials[2 * cuda.blockIdx.x + 1] = low
+"""
+
+
+@cache
+def sum_weights(precision, code, dims):
+    """The kernel that adds up weights of so many dimensions, and reports those that are not finite or below 0."""
+    real = precision.name
+    steps = walk.arguments(["weights"], dims)
+    arguments = {"count": "i64", **steps, "weights": f"{code}*", "partials": f"{real}*", "flags": "i64*", "slot": "i64"}
+    offsets = "\n        ".join(walk.offsets(["weights"], dims))
+    text = _WEIGHTS.format(code=code, arguments=", ".join(arguments), offsets=offsets)
+    return Kernel(precision, "sum_weights", text, arguments.values(), **functions(precision))
