@@ -189,29 +189,31 @@ class Loss:
             for name, domain in formula.parameters.items()
         }
 
-    def _plan_on_device(self, parameters):
+    def _plan_on_device(self, parameters, *how):
         """The kernels for arrays in a GPU's memory, for calls on the stream among the parameters."""
-        stream = parameters.pop("stream", None)
-        key = (_cuda, *parameters.items(), *map(type, parameters.values()))
+        stream, cuda = parameters.pop("stream", None), load_cuda(self.__name__)
+        key = (cuda, *how, *parameters.items(), *map(type, parameters.values()))
         if key not in self._plans:
-            self._plans[key] = self._bind_on_device(parameters)
-        return _cuda(self.__name__).plan.OnStream(self._plans[key], stream)
+            self._plans[key] = self._bind_on_device(parameters, *how)
+        return cuda.plan.OnStream(self._plans[key], stream)
 
     def _bind_on_device(self, parameters):
         formula, values = self.formula, self._values(parameters)
-        choice = formula.choice(values)
-        if choice not in self._variants:
-            self._variants[choice] = _cuda(formula.name).plan.Variant(formula, choice)
         domains = {name: domain for name, domain in zip(formula.inputs, self._domains, strict=True) if domain}
-        pointwise = _cuda(formula.name).pointwise
-        return pointwise.PointwisePlan(formula.name, self._variants[choice], formula.vector(values), domains)
+        variant = self._variant_on_device(formula.choice(values))
+        return load_cuda(formula.name).pointwise.PointwisePlan(formula.name, variant, formula.vector(values), domains)
+
+    def _variant_on_device(self, choice):
+        if choice not in self._variants:
+            self._variants[choice] = load_cuda(self.__name__).plan.Variant(self.formula, choice)
+        return self._variants[choice]
 
 
-def _cuda(who):
+def load_cuda(who):
     """The engine for GPUs, which needs Numba's CUDA package."""
     try:
         from .._kernels import cuda
-        from .._kernels.cuda import plan, pointwise  # noqa: F401
+        from .._kernels.cuda import plan, pointwise, rows  # noqa: F401
     except ImportError as missing:
         raise ImportError(f"{who}: CUDA arrays need numba-cuda: pip install 'fastloss[cuda]' ({missing})") from missing
     return cuda

@@ -1,12 +1,14 @@
 """What calls of all losses have in common on a GPU: arrays taken and checked, results made, weights added up, launches in order."""
 
 import math
-from functools import cache
+from functools import cache, cached_property
 
 import numpy as np
 
+from ...formula import graph
 from ...formula.definition import F32, F64
 from ...formula.emit import uniforms
+from ...formula.program import Program
 from ...formula.python import uniforms_text
 from .. import arrays, interpreted
 from . import device, faults, memory, sums, walk
@@ -22,6 +24,17 @@ class Variant:
     def __init__(self, formula, choice):
         self.formula, self.traced = formula, formula.trace(choice)
         self.kernel = cache(self.kernel)
+        self.kept = cache(self.kept)
+
+    @cached_property
+    def nodes(self):
+        """Everything that the variant computes."""
+        return graph.walk(list(self.traced.outputs.values()))
+
+    def kept(self, roles):
+        """How many running sums a row formula's kernel keeps for these outputs, and how many outputs lie along a row."""
+        program = Program(self.traced, roles)
+        return sum(len(here.runs) for here in program.passes), len(program.passes[-1].writes)
 
     def kernel(self, form, precision):
         return form.kernel(self, precision)
@@ -101,16 +114,18 @@ class Call:
         self.folded, self.pairs = blocks, self.scratch(2 * blocks)
         return self.pairs
 
-    def sum_weights(self, shape, slot):
-        """Launch the sum of the weights as they are seen from a shape, which is then a pair in memory."""
+    def sum_weights(self, shape):
+        """Lay out the sum of the weights as they are seen from a shape."""
         shape, (steps,) = memory.collapsed(shape, [memory.broadcast(self.weights, shape)])
-        blocks = self.blocks(1, math.prod(shape))
-        pairs, self.total_weight = self.scratch(2 * blocks), self.scratch(2)
         kernel = sums.sum_weights(self.precision, self.weights.code, len(shape))
-        count = math.prod(shape)
-        self.add(kernel, blocks, [count, *walk.values(shape, [steps]), self.weights.address, pairs, self.flags, slot])
-        pair = sums.finish(self.precision, self.precision.name, "pair")
-        self.add(pair, 1, [blocks, pairs, 1.0, pairs, self.total_weight])
+        self.add_pair(kernel, math.prod(shape), [*walk.values(shape, [steps]), self.weights.address])
+
+    def add_pair(self, kernel, count, arguments):
+        """Lay out a kernel that adds up what a mean divides by, and what makes one pair of the blocks' sums."""
+        blocks = self.blocks(1, count)
+        pairs, self.total_weight = self.scratch(2 * blocks), self.scratch(2)
+        self.add(kernel, blocks, [count, *arguments, pairs])
+        self.add(sums.finish(self.precision, self.precision.name, "pair"), 1, [blocks, pairs, 1.0, pairs, self.total_weight])
 
     def finish(self, divisor, result):
         """Launch what makes the value of the blocks' sums."""
@@ -125,11 +140,18 @@ class Plan:
     def __init__(self, who, variant, vector, domains):
         self.who, self.variant, self.formula, self.vector = who, variant, variant.formula, vector
         self._domains, self._slots, self._numbers = domains, {}, {}
+        self.names = self.formula.inputs
 
-    def prepare(self, want, inputs, sample_weight, reduction, normalizer, outs, check, stream):
+    def prepare(self, want, inputs, sample_weight, reduction, normalizer, outs, check, stream, others=()):
         """Look at a call's arrays and lay it out. `outs` are the arrays to write into: of the value, gradient and Hessian, or None."""
-        taken = [memory.take(self.who, name, x) for name, x in zip(self.formula.inputs, inputs, strict=False)]
-        self.check_inputs(taken)
+        taken = [memory.take(self.who, name, x) for name, x in zip(self.names, inputs, strict=True)]
+        self.check_first(taken[0])
+        for name, array in zip(self.names[1:], taken[1:], strict=True):
+            if array.device != taken[0].device:
+                raise ValueError(
+                    f"{self.who}: {name} must be on GPU {taken[0].device}, as {self.names[0]}, got GPU {array.device}"
+                )
+            self.check_input(name, array, taken[0])
         call = Call(want, taken, stream)
         faults.raise_reported(call.number)
         call.checks = check
@@ -137,6 +159,8 @@ class Plan:
             self._take_weights(call, sample_weight)
             divisor = self._divisor(call, reduction, normalizer)
             results = self._results(call, reduction, outs)
+            if others:
+                results = (*results, self.others(call, others))
             self.launch(call)
             if call.sums:
                 call.finish(divisor, call.value)
@@ -164,32 +188,31 @@ class Plan:
 
     def domains(self, call):
         """(input, its closed ends or None) for the kernel to look at."""
-        domains = [(name, self._domains.get(name) if call.checks else None) for name in self.formula.inputs]
-        if call.weights and not call.by_weights:  # looked at as they are added up otherwise
+        domains = [(name, self._domains.get(name) if call.checks else None) for name in self.names]
+        if call.weights:
             domains.append(("weights", arrays.WEIGHTS))
         for name, domain in domains:
             ends = domain and (domain.ends32 if call.precision is F32 else domain.ends64)
             yield name, ends and (*ends, domain.nan_is_outside)
 
-    def check_inputs(self, taken):
-        """The inputs' shapes and dtypes agree."""
-        names, first = self.formula.inputs, taken[0]
+    def check_first(self, first):
+        """Whether the first input is what gradients can be of."""
         if first.code not in ("f32", "f64", "f16", "bf16"):
             raise TypeError(
-                f"{self.who}: {names[0]} must be a floating-point array, got dtype {STORAGES[first.code].raw}: convert it first"
+                f"{self.who}: {self.names[0]} must be a floating-point array, got dtype {STORAGES[first.code].raw}: convert it first"
             )
-        for name, array in zip(names[1:], taken[1:], strict=True):
-            if array.device != first.device:
-                raise ValueError(f"{self.who}: {name} must be on GPU {first.device}, as {names[0]}, got GPU {array.device}")
-            if name in self.formula.differentiable:
-                if array.shape != first.shape:
-                    raise ValueError(
-                        f"{self.who}: {name} must have {names[0]}'s shape {first.shape} to receive a gradient, got {array.shape}"
-                    )
-                if array.code != first.code:
-                    raise TypeError(f"{self.who}: {name} must have {names[0]}'s dtype {first.code}, got {array.code}")
-            elif memory.broadcast(array, first.shape) is None:
-                raise arrays.shape_error(self.who, name, array.shape, names[0], first.shape)
+
+    def check_input(self, name, array, first):
+        """Whether an input agrees with the first one in shape, and in dtype where it has a gradient."""
+        if name in self.formula.differentiable:
+            if array.shape != first.shape:
+                raise ValueError(
+                    f"{self.who}: {name} must have {self.names[0]}'s shape {first.shape} to receive a gradient, got {array.shape}"
+                )
+            if array.code != first.code:
+                raise TypeError(f"{self.who}: {name} must have {self.names[0]}'s dtype {first.code}, got {array.code}")
+        elif memory.broadcast(array, first.shape) is None:
+            raise arrays.shape_error(self.who, name, array.shape, self.names[0], first.shape)
 
     def _take_weights(self, call, given):
         if given is None:
@@ -197,10 +220,18 @@ class Plan:
         shape = self.weight_shape(call)
         call.weights = memory.take(self.who, "sample_weight", given)
         if memory.broadcast(call.weights, shape) is None:
-            raise arrays.shape_error(self.who, "sample_weight", call.weights.shape, self.formula.inputs[0], shape)
+            raise arrays.shape_error(self.who, "sample_weight", call.weights.shape, self.names[0], shape)
 
     def weight_shape(self, call):
         return call.inputs[0].shape
+
+    def counts_by_weight(self, call):
+        """Whether what a mean divides by is added up on the GPU."""
+        return call.weights is not None
+
+    def add_up_weights(self, call):
+        """Lay out what adds it up."""
+        call.sum_weights(self.weight_shape(call))
 
     def _divisor(self, call, reduction, normalizer):
         """What the sum is divided by; by how much gradients are scaled goes into the call."""
@@ -208,10 +239,9 @@ class Plan:
             raise ValueError(f"{self.who}: reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
         if normalizer is not None and reduction != "mean":
             raise ValueError(f"{self.who}: normalizer goes with reduction='mean', got reduction={reduction!r}")
-        if call.weights:
-            call.by_weights = reduction == "mean" and normalizer is None
+        call.by_weights = reduction == "mean" and normalizer is None and self.counts_by_weight(call)
         if call.by_weights:
-            call.sum_weights(self.weight_shape(call), self.slot("weights"))
+            self.add_up_weights(call)
         if reduction != "mean" or call.by_weights:
             return 1.0
         divisor = float(math.prod(self.weight_shape(call)))
@@ -240,16 +270,16 @@ class Plan:
         self._check_apart(call)
         return value, grads, hesses
 
-    def _each(self, call, kind, out):
+    def _each(self, call, kind, out, names=None):
         """An output for each differentiable input; a tuple if there are several."""
-        names = self.formula.differentiable
+        names = self.formula.differentiable if names is None else names
         several = len(names) > 1
         if several and out is not None and (not isinstance(out, tuple | list) or len(out) != len(names)):
             raise TypeError(f"{self.who}: {kind}_out must be {len(names)} arrays, one for each of {', '.join(names)}")
         outs = out if several and out is not None else [out] * len(names)
         for k, (name, one) in enumerate(zip(names, outs, strict=True)):
             title = f"{kind}_out[{k}]" if several else f"{kind}_out"
-            like = call.inputs[self.formula.inputs.index(name)]
+            like = call.inputs[self.names.index(name)]
             call.outputs[f"{kind}_{name}"] = self._output(call, title, one, like.shape, like.code)
         owners = tuple(call.outputs[f"{kind}_{name}"].owner for name in names)
         return owners if several else owners[0]
@@ -273,7 +303,7 @@ class Plan:
         """An output may be an input, element for element; it may not otherwise share memory with one, or with another output."""
         outputs = list(call.outputs.items())
         for k, (role, array) in enumerate(outputs):
-            for name, other in [*zip(self.formula.inputs, call.inputs, strict=False), *outputs[:k]]:
+            for name, other in [*zip(self.names, call.inputs, strict=True), *outputs[:k]]:
                 if other.size and array.size and _overlap(array, other):
                     same = (array.address, array.shape, array.strides) == (other.address, other.shape, other.strides)
                     if not same or name in call.outputs or array.code != other.code:
