@@ -57,7 +57,7 @@ def fold_largest(most):
 _OF_BLOCK = {
     "fold_total": """
 def fold_total(high, low):
-    heap = cuda.shared.array(2 * (THREADS // 32), real)
+    heap = cuda.shared.array(PAIRS, real)
     high, low = warp_total(high, low)
     warp = cuda.threadIdx.x // 32
     cuda.syncthreads()
@@ -74,7 +74,7 @@ def fold_total(high, low):
 """,
     "fold_largest": """
 def fold_largest(most):
-    heap = cuda.shared.array(THREADS // 32, real)
+    heap = cuda.shared.array(THREADS, real)
     most = warp_largest(most)
     cuda.syncthreads()
     if cuda.threadIdx.x % 32 == 0:
@@ -89,7 +89,7 @@ def fold_largest(most):
 _SHARED = {
     "fold_total": """
 def fold_total(high, low):
-    heap = cuda.shared.array(2 * THREADS, real)
+    heap = cuda.shared.array(PAIRS, real)
     t = cuda.threadIdx.x
     cuda.syncthreads()
     heap[2 * t] = high
@@ -121,7 +121,7 @@ def fold_largest(most):
 _RUNS = {
     name: f"""
 def {name}(high, low):
-    heap = cuda.shared.array(2 * THREADS, real)
+    heap = cuda.shared.array(PAIRS, real)
     t = cuda.threadIdx.x
     cuda.syncthreads()
     heap[2 * t] = high

@@ -18,7 +18,7 @@ def add_to(high, low, x):
 """,
     "fold_block": """
 def fold_block(high, low):
-    heap = cuda.shared.array(2 * THREADS, real)
+    heap = cuda.shared.array(PAIRS, real)
     t = cuda.threadIdx.x
     heap[t] = high
     heap[THREADS + t] = low
@@ -44,7 +44,7 @@ def as_one(high, low):
 @cache
 def functions(precision):
     """The functions above, compiled."""
-    own, made = machine(precision), {"THREADS": device.THREADS}
+    own, made = machine(precision), {"THREADS": device.THREADS, "PAIRS": 2 * device.THREADS}
     for name, text in FUNCTIONS.items():
         made[name] = own.compiled(own.define(text, name, **made))
     return made
