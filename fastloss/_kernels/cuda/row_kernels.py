@@ -12,7 +12,7 @@ from ...formula.program import Program
 from ...formula.python import scalar_text
 from . import folds
 from . import walk as places
-from .device import Kernel, machine
+from .device import THREADS, Kernel, machine
 
 ROWS = """
 def {name}({arguments}):
@@ -216,10 +216,12 @@ class RowWriter:
     # --- passes -------------------------------------------------------------------------------------------------------------
 
     def _passes(self, store):
-        lines = []
+        lines, merged = [], False
         for k, (step, here) in enumerate(zip(self.program.steps, self.program.passes, strict=True)):
             lines += self._call(f"step{k}", step.reads, step.writes)
-            if here.runs:
+            if merged:  # with the pass before
+                merged = False
+            elif here.runs:
                 lines += self._runs(k, here)
             elif here.loop:
                 number, following = here.loop
@@ -227,11 +229,57 @@ class RowWriter:
                 once += [f"rises = {following} > {number}", f"{number} = {following} if rises else {number}"]
                 lines += ["rises = True", "while rises:", *indented(once)]
             elif here.folds:
-                lines += self._folding(k, here)
+                merged = self.form.lanes == THREADS and self._shares_a_walk(k)
+                lines += self._exponentials(k) if merged else self._folding(k, here)
             else:
                 lines += [] if self.lists else ["factor = weight * scale"]
                 lines += self._walk(k, here.writes, store)
         return lines
+
+    def _shares_a_walk(self, k):
+        """Whether the next pass adds up exponentials of what this one finds the largest of, and nothing else: then one walk will do."""
+        here, following = self.program.passes[k : k + 2]
+        numbers, rows = self.program.numbers, self.program.rows
+        if (
+            list(map(self._is_sum, here.folds)) != [False]
+            or self.program.steps[k + 1].writes
+            or following.loop
+            or following.runs
+        ):
+            return False
+        ((peak, element),) = here.folds.items()
+        return bool(following.folds) and all(
+            self._is_sum(fold) and _is_exponential(rows[name], rows[element], numbers[peak])
+            for fold, name in following.folds.items()
+        )
+
+    def _exponentials(self, k):
+        """The largest element and the sums of exponentials below it, which are made smaller whenever a larger one comes."""
+        ((peak, element),) = self.program.passes[k].folds.items()
+        folds = self.program.passes[k + 1].folds
+        rows, numbers = self.program.rows, self.program.numbers
+        self._define(f"share{k}", {"x": rows[element], "peak": numbers[peak]}, [rows[name] for name in folds.values()])
+
+        def share(x, most, to):
+            return f"{', '.join(f'{fold}_{to}' for fold in folds)} = share{k}({', '.join([x, most, *self.uniforms])})"
+
+        def shrink():
+            return [f"{fold}_{part} *= {fold}_less" for fold in folds for part in ("high", "low")]
+
+        def use(names, width):
+            terms = [f"{names[element]}_{e}" for e in range(width)]
+            lines = [f"top = {_in_pairs('maximum({}, {})', terms)}", f"if not top <= {peak}_most:"]
+            lines += indented([share(f"{peak}_most", "top", "less"), *shrink(), f"{peak}_most = top"])
+            lines += [share(term, f"{peak}_most", e) for e, term in enumerate(terms)]
+            for fold in folds:
+                sum_of = _in_pairs("({} + {})", [f"{fold}_{e}" for e in range(width)])
+                lines.append(f"{fold}_high, {fold}_low = add_to({fold}_high, {fold}_low, {sum_of})")
+            return lines
+
+        lines = [f"{peak}_most = real(-inf)", *(f"{fold}_high = {fold}_low = real(0)" for fold in folds)]
+        lines += [*self._walk(k, {element: rows[element]}, use), f"{peak} = fold_largest({peak}_most)"]
+        lines += [share(f"{peak}_most", peak, "less"), *shrink()]
+        return lines + [f"{fold} = fold_total({fold}_high, {fold}_low)" for fold in folds]
 
     def _call(self, name, reads, writes):
         """The statement that computes numbers of the row from others."""
@@ -253,13 +301,10 @@ class RowWriter:
         lines = []
         for fold, element in here.folds.items():
             terms = [f"{names[element]}_{e}" for e in range(width)]
-            combine = "({} + {})" if self._is_sum(fold) else "maximum({}, {})"
-            while len(terms) > 1:
-                terms = [combine.format(a, b) for a, b in zip(terms[::2], terms[1::2], strict=True)]
             if self._is_sum(fold):
-                lines.append(f"{fold}_high, {fold}_low = add_to({fold}_high, {fold}_low, {terms[0]})")
+                lines.append(f"{fold}_high, {fold}_low = add_to({fold}_high, {fold}_low, {_in_pairs('({} + {})', terms)})")
             else:
-                lines.append(f"{fold}_most = maximum({fold}_most, {terms[0]})")
+                lines.append(f"{fold}_most = maximum({fold}_most, {_in_pairs('maximum({}, {})', terms)})")
         return lines
 
     def _empty(self, here):
@@ -382,6 +427,28 @@ class RowWriter:
     def _accumulate(self, names, width):
         lines = [f"{role}_sum[i * length + j] += {self._at_label(role, f'{name}_0', 0)}" for role, name in names.items()]
         return ["if alive:", *indented(lines)]
+
+
+def _is_exponential(node, element, peak):
+    """Whether it is exp(scale * (element - peak)), the scale the same for all rows."""
+    below = node.args[0] if node.op == "exp_nonpositive" else node
+    if below.op == "mul" and below.args[0].uniform:
+        below = below.args[1]
+    if node.op != "exp_nonpositive" or below.op != "where":
+        return False
+    condition, gap, nothing = below.args
+    return (
+        (gap.op, condition.op) == ("sub", "lt")
+        and (gap.args[0] is element and gap.args[1] is peak and condition.args[0] is gap)
+        and (condition.args[1].is_literal(0) and nothing.is_literal(0))
+    )
+
+
+def _in_pairs(combine, terms):
+    """The terms combined in pairs, those in pairs, and so on."""
+    while len(terms) > 1:
+        terms = [combine.format(a, b) for a, b in zip(terms[::2], terms[1::2], strict=True)]
+    return terms[0]
 
 
 def joined(lines, indent):
