@@ -1,16 +1,23 @@
 """Row losses on a GPU: a call's arrays as rows, and the launches for them."""
 
 import math
+from dataclasses import replace
 from functools import cache
+from typing import NamedTuple
 
+from ...formula.program import Program
 from .. import arrays
 from . import device, faults, folds, memory, sums, walk
 from .device import THREADS, Kernel
 from .plan import GRAD, HESS, Plan
 from .row_kernels import RowForm
+from .row_passes import stages
 
 HVP = 8
 _KINDS_OF_NUMBERS = ("label", "number")
+
+# What a block of several that share a row has of it at least.
+_SHARE = 8 if device.SIMULATED else 8192
 
 _COUNT = """
 def count_rows({arguments}):
@@ -179,20 +186,34 @@ class RowPlan(Plan):
             dense,
             len(spans),
         )
-        arguments = [math.prod(shape), length, *walk.values(spans, steps)]
-        arguments += [] if dense else list(along.values())
-        arguments += [array.address for array in given.values()]
-        arguments += [call.scratch(max(1, first.size)) for _ in range(self._scratches(form, call))]
-        arguments.append(call.total_weight if call.by_weights else call.scale)
-        blocks = max(1, min(-(-math.prod(shape) // (THREADS // lanes)), device.blocks_at_once(call.number)))
+        before = [math.prod(shape), length, *walk.values(spans, steps), *([] if dense else along.values())]
+        before += [array.address for array in given.values()]
+        before += [call.scratch(max(1, first.size)) for _ in range(self._scratches(form))]
+        after = [call.total_weight if call.by_weights else call.scale]
+        rows, most = math.prod(shape), device.blocks_at_once(call.number)
+        segments = self._segments(form, rows, length, most)
+        blocks = max(1, min(rows * segments if segments > 1 else -(-rows // (THREADS // lanes)), most))
         if call.sums:
-            arguments.append(call.partials(blocks))
+            after.append(call.partials(blocks))
         if self._label:
-            arguments.append(self.ignore_index)
+            after.append(self.ignore_index)
         if any(ends for _, ends in form.domains):
-            arguments += [call.flags, *(self.slot(name) for name, ends in form.domains if ends)]
-        numbers = self.numbers(call.precision, length)
-        call.add(self.variant.kernel(form, call.precision), blocks, [*arguments, *numbers])
+            after += [call.flags, *(self.slot(name) for name, ends in form.domains if ends)]
+        after += self.numbers(call.precision, length)
+        if segments == 1:
+            call.add(self.variant.kernel(form, call.precision), blocks, before + after)
+            return
+        # A row's blocks leave their folds in memory, for the next pass's kernel to put together.
+        parts = [call.scratch(2 * rows * segments) for _ in range(_layout(self.variant, form.roles).folds)]
+        for stage in _layout(self.variant, form.roles).stages:
+            kernel = self.variant.kernel(replace(form, stage=stage), call.precision)
+            call.add(kernel, blocks, [*before, segments, *parts, *after])
+
+    def _segments(self, form, rows, length, most):
+        """How many blocks share a row: several where rows alone are too few to keep the GPU busy."""
+        if form.lanes != THREADS or rows * 4 > most or length < 2 * _SHARE or not _layout(self.variant, form.roles).stages:
+            return 1
+        return min(most // rows, length // _SHARE)
 
     def _placed(self, name, array, whole, axis, shape):
         """An array's strides from row to row, and its step along a row; None where it has one number for each."""
@@ -223,10 +244,26 @@ class RowPlan(Plan):
                 return 1
         return width
 
-    def _scratches(self, form, call):
+    def _scratches(self, form):
         """How many arrays of the first input's size the kernel keeps elements in."""
-        runs, outputs = self.variant.kept(form.roles)
-        return runs + (outputs if self._lists else 0)
+        layout = _layout(self.variant, form.roles)
+        return layout.runs + (layout.outputs if self._lists else 0)
+
+
+class Layout(NamedTuple):
+    """What kernels for some outputs keep in memory: running sums, folds of parts of a row, outputs; and their stages."""
+
+    runs: int
+    folds: int
+    outputs: int
+    stages: tuple
+
+
+@cache
+def _layout(variant, roles):
+    program = Program(variant.traced, roles)
+    runs, folds_of_parts = (sum(len(getattr(here, kind)) for here in program.passes) for kind in ("runs", "folds"))
+    return Layout(runs, folds_of_parts, len(program.passes[-1].writes), () if variant.formula.has_lists else stages(program))
 
 
 def _without(several, axis):
