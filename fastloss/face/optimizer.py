@@ -137,8 +137,9 @@ class Optimizer:
     ) -> StepResult:
         """Rewrite every parameter and its state in place: one compiled call, whole or not at all.
 
-        It goes over memory once, and before that over the gradients if their norm is wanted or they must be finite. In this
-        order: unscale, clip by norm, clip by value, decay, the rule, average, round, copy.
+        It goes over memory once, and before that over the gradients if their norm is wanted or they must be finite, and over
+        what a rule looks at as a whole, such as a tensor's norm. In this order: unscale, clip by norm, clip by value, decay, the
+        rule, average, round, copy.
 
         Parameters
         ----------
@@ -157,7 +158,10 @@ class Optimizer:
         row_lr : array of shape (k,), optional
             For parameters that hold k independent problems in their rows: a learning rate for each row, in the place of `lr`.
         row_mask : array of bool of shape (k,), optional
-            Rows that are False stay as they are, and their states too.
+            Of such parameters: rows that are False stay as they are, and their states too.
+
+        A rule that looks at whole tensors (`cautious`, `LAMB`) looks at each row by itself where there is `row_lr` or `row_mask`,
+        and of `SparseRows` at the rows that move, all together. What it sums there makes NaN of all that goes by the sum.
 
         Threads that step one optimizer take turns. Denormal numbers count as 0 within a step.
 

@@ -10,7 +10,8 @@ from .._kernels import arrays
 class SparseRows(NamedTuple):
     """A gradient that is 0 but for some rows: row numbers of shape (n,), and values of shape (n, ...) like the parameter's rows.
 
-    The other rows stay as they are, and their states too; a row that is there several times has the sum of its values.
+    The other rows stay as they are, and their states too; a row that is there several times has the sum of its values. A rule that
+    looks at whole tensors looks at the rows that move, all together.
     """
 
     rows: Any
@@ -118,7 +119,7 @@ def check_parameter(who, name, array):
 
 
 def match(who, name, params, grads):
-    """One group's gradients in the order of its parameters."""
+    """One group's gradients, or what else comes in its structure, in the order of its parameters."""
     if isinstance(params, dict):
         if not isinstance(grads, dict) or set(grads) != set(params):
             got = sorted(map(str, grads)) if isinstance(grads, dict) else type(grads).__name__
