@@ -623,6 +623,46 @@ def test_a_hyperparameter_may_be_a_function_of_the_steps():
         fl.AdamW(w, lr=lambda step: -1.0)
 
 
+def after_five(value):
+    """A function of the steps that gives something else from the fifth on."""
+    return lambda step: 0.1 if step < 5 else value() if callable(value) else value
+
+
+@pytest.mark.parametrize("value", [-1.0, math.nan, None, "0.1", lambda: 1 / 0], ids=str)
+def test_functions_of_the_steps_are_looked_at_before_anything_is_loaded(value):
+    done = fl.AdamW(np.ones(3))
+    for _ in range(7):
+        done.step(np.ones(3))
+    w = np.full(3, 2.0)
+    optimizer = fl.AdamW(w, lr=after_five(value), eps=1e-4, ema_decay=0.5, copy_dtype=np.float32)
+    optimizer.step(np.ones(3))
+    before, copies = optimizer.state_dict(), optimizer.copies.copy()
+    saved = done.state_dict()
+    saved["state"]["params"]["ema"] = np.zeros(3)
+    with pytest.raises((ValueError, TypeError, ZeroDivisionError)):
+        optimizer.load_state_dict(saved)
+    after = optimizer.state_dict()
+    assert (after["steps"], after["groups"]) == (before["steps"], before["groups"]) and callable(
+        optimizer.param_groups[0]["lr"]
+    )
+    for name, array in after["state"]["params"].items():
+        assert_bits(array, before["state"]["params"][name])
+    assert_bits(optimizer.copies, copies)
+    optimizer.step(np.ones(3))
+    assert optimizer.steps == 2
+
+
+def test_nothing_is_loaded_into_groups_that_were_taken_apart():
+    optimizer = fl.AdamW(np.ones(3))
+    saved = optimizer.state_dict()
+    optimizer.step(np.ones(3))
+    del optimizer.param_groups[0]["eps"]
+    with pytest.raises(ValueError, match=r"AdamW: param_groups\[0\] must hold 'params' and"):
+        optimizer.load_state_dict(saved)
+    optimizer.param_groups[0]["eps"] = 1e-8
+    assert optimizer.steps == 1 and optimizer.state_dict()["state"]["params"]["exp_avg"].any()
+
+
 @pytest.mark.parametrize(
     "carried", [None, {}, {"mu_product": np.nan}, {"mu_product": "1"}, {"mu_product": 0.5, "lr_max": 0.1}], ids=str
 )

@@ -13,7 +13,7 @@ import warnings
 
 import numpy as np
 
-from . import arrays, levels
+from . import arrays, levels, norms
 
 cdef extern from "cpu.h":
     int fastloss_cpu_level()

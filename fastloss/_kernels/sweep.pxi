@@ -694,7 +694,7 @@ cdef class Sweep:
         total = tree_sum(this.squares_by_grain, this.pieces.grain_count)
         if total == INFINITY or total < LEAST_SQUARE:
             # Squares of doubles may be beyond the doubles while they are not.
-            return by * arrays.norm(grads)
+            return by * norms.norm(grads)
         return by * sqrt(total)
 
     cdef int refuse(self, Py_ssize_t k, object grad, object rows) except -1:
