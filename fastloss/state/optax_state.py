@@ -33,6 +33,7 @@ COUNTERPARTS = {
     "AdamW": Counterpart(_MOMENTS),
     "RAdam": Counterpart(_MOMENTS),
     "Adamax": Counterpart({"exp_avg": "mu", "exp_inf": "nu"}),
+    "LAMB": Counterpart(_MOMENTS),
     "Lion": Counterpart({"exp_avg": "mu"}),
     "RMSprop": Counterpart(
         {"square_avg": "nu", "grad_avg": "mu", "momentum_buffer": "trace"},
