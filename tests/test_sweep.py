@@ -657,9 +657,13 @@ def test_nothing_is_loaded_into_groups_that_were_taken_apart():
     saved = optimizer.state_dict()
     optimizer.step(np.ones(3))
     del optimizer.param_groups[0]["eps"]
-    with pytest.raises(ValueError, match=r"AdamW: param_groups\[0\] must hold 'params' and"):
+    with pytest.raises(ValueError, match=r"AdamW: param_groups\[0\] must be a dictionary of params, lr"):
         optimizer.load_state_dict(saved)
     optimizer.param_groups[0]["eps"] = 1e-8
+    optimizer.ema_decay = 2.0
+    with pytest.raises(ValueError, match="AdamW: ema_decay must be"):
+        optimizer.load_state_dict(saved)
+    optimizer.ema_decay = None
     assert optimizer.steps == 1 and optimizer.state_dict()["state"]["params"]["exp_avg"].any()
 
 

@@ -264,10 +264,12 @@ class Optimizer:
         for index, group in enumerate(groups):
             check_keys(who, f"groups[{index}]", group, [*self._hyperparameters(), *(["carried"] if self.rule.carried else [])])
         carried = [self._check_carried(who, group) for group in groups]
-        self._check_kept()
+        # Whatever the next step would refuse is found before anything is replaced.
+        self._check_ema_decay()
+        for index, group in enumerate(self.param_groups):
+            check_keys(who, f"param_groups[{index}]", group, ["params", *self._hyperparameters()])
         values = [self._check_group(group) for group in groups]
         for group, saved in zip(self.param_groups, values, strict=True):
-            # What a function of the steps gives then may be outside the domain.
             self._check_group(saved | {name: value(int(steps)) for name, value in group.items() if callable(value)})
         choices = self._choices(values)
         check_keys(who, "state", states, [name for _, name, _ in self._tensors])
@@ -318,8 +320,8 @@ class Optimizer:
                 raise ValueError(f"{who}: {message}")
         return values
 
-    def _check_kept(self):
-        """Whether the groups still hold what they must, and `ema_decay` what it may."""
+    def _check_groups(self):
+        """Look at the hyperparameters again if they were changed since the last step."""
         names = self._hyperparameters()
         for index, group in enumerate(self.param_groups):
             if len(group) != len(names) + 1 or not group.keys() >= names.keys():
@@ -327,11 +329,6 @@ class Optimizer:
                     f"{type(self).__name__}: param_groups[{index}] must hold 'params' and {', '.join(names)}, got {', '.join(group)}"
                 )
         self._check_ema_decay()
-
-    def _check_groups(self):
-        """Look at the hyperparameters again if they were changed since the last step."""
-        self._check_kept()
-        names = self._hyperparameters()
         now = [[_snapshot(group[name], self.steps) for name in names] for group in self.param_groups]
         if now != self._seen:
             # A schedule changes one number at each step: the others were looked at before.
