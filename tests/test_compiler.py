@@ -27,6 +27,7 @@ from fastloss.formula import (
     absolute,
     definition,
     derive,
+    emit,
     exp,
     log,
     log1p,

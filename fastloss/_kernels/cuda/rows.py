@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from ...formula.program import Program
 from .. import arrays
-from . import device, faults, folds, memory, sums, walk
+from . import device, faults, folds, memory, predictions, sums, walk
 from .device import THREADS, Kernel
 from .plan import GRAD, HESS, Plan
 from .row_kernels import RowForm
@@ -151,15 +151,40 @@ class RowPlan(Plan):
         return super()._results(call, reduction, outs)
 
     def others(self, call, names):
-        """Arrays for other numbers of the rows than the value, by name."""
-        known = self.variant.traced.others
+        """Arrays for what is wanted of the rows besides, by name."""
+        known = [*self.variant.traced.others, "predicted", *(["correct"] if self._label else [])]
         for name in names:
             if name not in known:
                 raise ValueError(
-                    f"{self.who}: on a GPU outputs must be among value, grad, hess, {', '.join(known)}, got {name!r}"
+                    f"{self.who}: outputs besides the value and its derivatives must be among {', '.join(known)}, got {name!r}"
                 )
-            call.outputs[name] = self._output(call, name, None, self.weight_shape(call), call.inputs[0].code)
-        return {name: call.outputs[name].owner for name in names}
+            if name in self.variant.traced.others:
+                call.outputs[name] = self._output(call, name, None, self.weight_shape(call), call.inputs[0].code)
+        found = {name: call.outputs[name].owner for name in names if name in call.outputs}
+        if not {"predicted", "correct"}.isdisjoint(names):
+            found |= self._predict(call)
+        return {name: found[name] for name in names}
+
+    def _predict(self, call):
+        """Lay out what finds each row's first largest element, and counts those that are the label's."""
+        first, axis, shape = call.inputs[0], self._axis(call.inputs[0]), self.weight_shape(call)
+        predicted, correct = (self._output(call, "predicted", None, of, "i64") for of in (shape, ()))
+        label = dict(zip(self.names, call.inputs, strict=True)).get(self._label)
+        beside = [array for array in (label, call.weights if label else None) if array is not None]
+        steps = [_without(first.strides, axis), *(memory.broadcast(array, shape) for array in (predicted, *beside))]
+        spans, steps = memory.collapsed(shape, steps)
+        rows, length = math.prod(shape), self._length(call)
+        lanes = 1 if length <= folds.WARP else THREADS
+        codes = first.code, label and label.code, call.weights.code if label and call.weights else None
+        blocks = max(1, min(-(-rows // (THREADS // lanes)), device.blocks_at_once(call.number)))
+        pairs = call.scratch(2 * blocks)
+        arguments = [rows, length, *walk.values(spans, steps), first.strides[axis]]
+        arguments += [array.address for array in (first, predicted, *beside)]
+        kernel = predictions.first_largest(call.precision, *codes, len(spans), lanes)
+        call.add(kernel, blocks, [*arguments, self.ignore_index, pairs])
+        finish = sums.finish(call.precision, "i64", "number")
+        call.add(finish, 1, [blocks, pairs, 1.0, pairs, correct.address])
+        return {"predicted": predicted.owner, "correct": correct.owner}
 
     def launch(self, call):
         first, axis = call.inputs[0], self._axis(call.inputs[0])
