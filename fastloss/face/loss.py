@@ -1,6 +1,7 @@
 """The public object of a loss."""
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -209,6 +210,7 @@ class Loss:
         return self._variants[choice]
 
 
+@cache
 def load_cuda(who):
     """The engine for GPUs, which needs Numba's CUDA package."""
     try:

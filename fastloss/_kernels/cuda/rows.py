@@ -138,8 +138,7 @@ class RowPlan(Plan):
     def _results(self, call, reduction, outs):
         if call.want & HVP:
             call.outputs = {}
-            result = self._each(call, "hvp", outs[1], self.formula.differentiable[:1])
-            self._check_apart(call)
+            result = self._each(call, "hvp", "grad_out", outs[1], self.formula.differentiable[:1])
             return None, result, None
         return super()._results(call, reduction, outs)
 
@@ -151,7 +150,7 @@ class RowPlan(Plan):
                 raise ValueError(
                     f"{self.who}: on a GPU outputs must be among value, grad, hess, {', '.join(known)}, got {name!r}"
                 )
-            call.outputs[name] = self._output(call, name, None, self.weight_shape(call), call.inputs[0].code)
+            call.outputs[name] = self._output(call, name, self.weight_shape(call), call.inputs[0].code)
         return {name: call.outputs[name].owner for name in names}
 
     def launch(self, call):
