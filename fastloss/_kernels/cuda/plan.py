@@ -398,7 +398,7 @@ class Plan:
             raise ValueError(f"{self.who}: {title} must have shape {tuple(shape)}, got {array.shape}")
         if array.code != code:
             raise ValueError(f"{self.who}: {title} must have dtype {code}, got {array.code}")
-        if _overlaps_itself(array):
+        if overlaps_itself(array):
             raise arrays.overlap_error(self.who, title, "itself")
         return array
 
@@ -447,7 +447,7 @@ def stream_of(given):
     raise TypeError(f"stream must be a CUDA stream or its address, got {type(given).__name__}")
 
 
-def _overlaps_itself(array):
+def overlaps_itself(array):
     if array.size == 0:
         return False
     reach = 1

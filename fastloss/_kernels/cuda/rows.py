@@ -47,6 +47,22 @@ def count_rows(precision, label, weights, class_weight, dims):
     return Kernel(precision, "count_rows", text, arguments.values(), **sums.functions(precision))
 
 
+def count_weights(call, shape, label, class_weight, ignore_index, length):
+    """Lay out what adds up the weights of rows of a shape: those of the call, of the labels' classes, or both."""
+    several = {"label": label, "weights": call.weights}
+    several = {name: array for name, array in several.items() if array is not None}
+    spans, steps = memory.collapsed(shape, [memory.broadcast(array, shape) for array in several.values()])
+    codes = [array and array.code for array in (label, call.weights, class_weight)]
+    arguments = walk.values(spans, steps)
+    if label:
+        arguments += [label.address, ignore_index, length]
+    if class_weight:
+        arguments += [class_weight.address, class_weight.strides[0]]
+    if call.weights:
+        arguments.append(call.weights.address)
+    call.add_pair(count_rows(call.precision, *codes, len(spans)), math.prod(shape), arguments)
+
+
 class RowPlan(Plan):
     """One call's hyperparameters and options. `kinds` says of each input that is there what it holds, as the CPU engine's plan has it."""
 
@@ -119,19 +135,7 @@ class RowPlan(Plan):
     def add_up_weights(self, call):
         given = dict(zip(self.names, call.inputs, strict=True))
         label, class_weight = given.get(self._label), given.get("class_weight") if self._label else None
-        several = {"label": label, "weights": call.weights}
-        several = {name: array for name, array in several.items() if array is not None}
-        shape = self.weight_shape(call)
-        shape, steps = memory.collapsed(shape, [memory.broadcast(array, shape) for array in several.values()])
-        codes = [array and array.code for array in (label, call.weights, class_weight)]
-        arguments = walk.values(shape, steps)
-        if label:
-            arguments += [label.address, self.ignore_index, self._length(call)]
-        if class_weight:
-            arguments += [class_weight.address, class_weight.strides[0]]
-        if call.weights:
-            arguments.append(call.weights.address)
-        call.add_pair(count_rows(call.precision, *codes, len(shape)), math.prod(shape), arguments)
+        count_weights(call, self.weight_shape(call), label, class_weight, self.ignore_index, self._length(call))
 
     # --- launches -----------------------------------------------------------------------------------------------------------
 
