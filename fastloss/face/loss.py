@@ -1,6 +1,7 @@
 """The public object of a loss."""
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -209,11 +210,12 @@ class Loss:
         return self._variants[choice]
 
 
+@cache
 def load_cuda(who):
     """The engine for GPUs, which needs Numba's CUDA package."""
     try:
         from .._kernels import cuda
-        from .._kernels.cuda import plan, pointwise, rows  # noqa: F401
+        from .._kernels.cuda import linear, plan, pointwise, rows  # noqa: F401
     except ImportError as missing:
         raise ImportError(f"{who}: CUDA arrays need numba-cuda: pip install 'fastloss[cuda]' ({missing})") from missing
     return cuda
