@@ -44,6 +44,15 @@ def on_device(value):
     return device is not None and device()[0] in _CUDA
 
 
+def number(value):
+    """What a 0-d array holds, in a GPU's memory too, which is waited for then."""
+    if not on_device(value):
+        return value
+    from .cuda import memory
+
+    return memory.number(value)
+
+
 # DLPack's numbers for a GPU's memory and for managed memory.
 _CUDA = (2, 13)
 

@@ -14,7 +14,7 @@ class Pointer:
     """A C pointer: an address, read and written as elements of one type."""
 
     def __init__(self, address, raw):
-        self.address, self.raw = address, raw
+        self.address, self.raw = int(address), raw
         self._c_type, self._scalar = _BY_RAW[raw].c_type, getattr(np, raw)
         self._size = ctypes.sizeof(self._c_type)
 
@@ -49,7 +49,9 @@ def operations(precision):
 
         return write
 
-    integers = {name: getattr(np, name) for name in ("int32", "int64", "uint16", "uint32", "uint64")}
+    integers = {name: getattr(np, name) for name in ("int32", "int64", "uint16")}
+    # Python's own numbers: NumPy's warn where they wrap.
+    integers |= {f"uint{bits}": (lambda i, mask=(1 << bits) - 1: int(i) & mask) for bits in (32, 64)}
     return dict(interpreted(precision).operations) | {
         **{f"vector{width}": vector(width) for width in (2, 4, 8)},
         **{f"put{width}": put(width) for width in (2, 4, 8)},
