@@ -19,7 +19,7 @@ def test_under_the_simulator(file):
     done = subprocess.run(
         [sys.executable, *arguments],
         env=os.environ | {"NUMBA_ENABLE_CUDASIM": "1"},
-        cwd=file.parents[1],
+        cwd=file.parent,
         capture_output=True,
         text=True,
         timeout=1800,

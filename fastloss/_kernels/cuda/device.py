@@ -23,6 +23,10 @@ from . import simulated
 from .storage import STORAGES, conversions
 
 SIMULATED = bool(config.ENABLE_CUDASIM)
+if SIMULATED:
+    from numba.cuda.simulator.kernelapi import FakeCUDAShared
+
+    FakeCUDAShared.array = simulated.shared_array(FakeCUDAShared.array)
 # Of a block. The simulator runs a thread of the system for each.
 THREADS = 16 if SIMULATED else 256
 

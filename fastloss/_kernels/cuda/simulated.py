@@ -1,6 +1,8 @@
 """What stands in for a GPU's memory and instructions under Numba's simulator: the host's memory, and NumPy's scalars."""
 
 import ctypes
+import sys
+import threading
 
 import numpy as np
 
@@ -33,6 +35,23 @@ def argument(kind, value):
     if kind[-1] == "*":
         return Pointer(value, STORAGES[kind[:-1]].raw)
     return getattr(np, STORAGES[kind].raw)(value)
+
+
+def shared_array(original):
+    """The simulator's `cuda.shared.array`, made sure that threads which come to it at once get one array, not one each."""
+    lock = threading.Lock()
+
+    def array(self, shape, dtype, alignment=None):
+        if shape == 0:  # memory that the launch has asked for
+            return original(self, shape, dtype, alignment)
+        caller = sys._getframe(1)
+        key = caller.f_code.co_filename, caller.f_lineno
+        with lock:
+            if key not in self._allocations:
+                self._allocations[key] = np.empty(shape, dtype)
+            return self._allocations[key]
+
+    return array
 
 
 def operations(precision):

@@ -186,7 +186,7 @@ class _Writer:
         arguments = ", ".join([*(f"{n}_{k}" for n in self.variant.traced.inputs), *self.uniforms])
         lines.append(f"{', '.join(outputs)} = {self.scalar}({arguments})")
         if self.mixture.average:
-            lines.append(f"{AVERAGE}_{k} = fma(approach, {param} - {AVERAGE}_{k}, {AVERAGE}_{k})")
+            lines.append(f"{AVERAGE}_{k} = {AVERAGE}_{k} + rounded(approach * ({param} - {AVERAGE}_{k}))")
         if self.mixture.dithers:
             lines.append(f"{param} = dithered({param}, noise(uint32(i + {k}), key))")
         kept = {COPY: param, REMAINDER: f"{param} - from_{self.codes['param']}(param_new{k})"}
