@@ -150,6 +150,9 @@ def tiles_text(formulas):
                             texts.append(text)
                             names.append(name)
                 continue
+            if isinstance(formula, definition.UpdateRule) and (layout := formula.layout(traced)):
+                layouts[traced.name] = layout
+                check_tensor_room(traced, emit.uniforms(traced, list(traced.outputs.values())))
             for suffix, roles in formula.passes(traced):
                 for precision in definition.PRECISIONS:
                     texts.append(emit.kernel_text(traced, suffix, roles, precision, formula.source, formula.in_place))
@@ -158,7 +161,7 @@ def tiles_text(formulas):
     entries = [f'enter(b"{name}", <void*>{name}, {costs.get(name, 0)})' for name in names]
     entries += [f'enter(b"{name}", <void*>{text})' for name, text in tilework()]
     head = HEAD + '\ninclude "tilework.pxi"\n'
-    end = f"\n\n# What the engine is told of the row formulas' programs.\nLAYOUTS = {layouts!r}\n"
+    end = f"\n\n# What the engine is told of row formulas, and of update rules that look at whole tensors.\nLAYOUTS = {layouts!r}\n"
     return "\n\n\n".join([head, *texts]) + "\n" + ADDRESSES.format(count=len(entries)) + "\n".join(entries) + end
 
 
@@ -178,6 +181,17 @@ def check_room(name, program, layout):
     ):
         if count > most:
             raise ValueError(f"{name}: a row formula must need at most {most} {what}, got {count}")
+
+
+def check_tensor_room(traced, uniforms):
+    """Whether the engine's fixed tables (sweep.pxi) hold what a variant asks of its tensor as a whole."""
+    for what, count, most in (
+        ("arrays and sums", len(traced.inputs) + len(traced.folds), 12),
+        ("parameters and sums", len(traced.parameters) + 1 + len(traced.folds), 32),
+        ("uniform numbers", len(uniforms), 32),
+    ):
+        if count > most:
+            raise ValueError(f"{traced.name}: an update rule must need at most {most} {what}, got {count}")
 
 
 def tilework():

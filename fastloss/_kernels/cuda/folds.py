@@ -12,9 +12,9 @@ from .device import machine
 WARP = 4 if device.SIMULATED else 32
 
 _ALONE = {
-    "fold_total": """
-def fold_total(high, low):
-    return as_one(high, low)
+    "fold_pair": """
+def fold_pair(high, low):
+    return high, low
 """,
     "fold_largest": """
 def fold_largest(most):
@@ -44,10 +44,9 @@ def warp_largest(most):
 """,
 }
 _OF_WARP = {
-    "fold_total": """
-def fold_total(high, low):
-    high, low = warp_total(high, low)
-    return as_one(high, low)
+    "fold_pair": """
+def fold_pair(high, low):
+    return warp_total(high, low)
 """,
     "fold_largest": """
 def fold_largest(most):
@@ -55,8 +54,8 @@ def fold_largest(most):
 """,
 }
 _OF_BLOCK = {
-    "fold_total": """
-def fold_total(high, low):
+    "fold_pair": """
+def fold_pair(high, low):
     heap = cuda.shared.array(PAIRS, real)
     high, low = warp_total(high, low)
     warp = cuda.threadIdx.x // 32
@@ -70,7 +69,7 @@ def fold_total(high, low):
     for k in range(1, THREADS // 32):
         high, low = add_to(high, low, heap[2 * k])
         low += heap[2 * k + 1]
-    return as_one(high, low)
+    return high, low
 """,
     "fold_largest": """
 def fold_largest(most):
@@ -87,8 +86,8 @@ def fold_largest(most):
 """,
 }
 _SHARED = {
-    "fold_total": """
-def fold_total(high, low):
+    "fold_pair": """
+def fold_pair(high, low):
     heap = cuda.shared.array(PAIRS, real)
     t = cuda.threadIdx.x
     cuda.syncthreads()
@@ -101,7 +100,7 @@ def fold_total(high, low):
     for k in range(first + 1, first + LANES):
         high, low = add_to(high, low, heap[2 * k])
         low += heap[2 * k + 1]
-    return as_one(high, low)
+    return high, low
 """,
     "fold_largest": """
 def fold_largest(most):
@@ -137,6 +136,13 @@ def {name}(high, low):
 """
     for name, stretch in (("sums_before", "first, t"), ("sums_after", "t + 1, first + LANES"))
 }
+_TOTAL = {
+    "fold_total": """
+def fold_total(high, low):
+    high, low = fold_pair(high, low)
+    return as_one(high, low)
+"""
+}
 _LISTED = {
     "listed": """
 def listed(labels, at, step, length, j):
@@ -155,11 +161,8 @@ def listed(labels, at, step, length, j):
 
 def texts(lanes):
     """The functions for groups of so many threads."""
-    if lanes == 1:
-        return _ALONE | _RUNS | _LISTED
-    if device.SIMULATED:
-        return _SHARED | _RUNS | _LISTED
-    return _BY_WARP | (_OF_WARP if lanes == WARP else _OF_BLOCK) | _RUNS | _LISTED
+    own = _ALONE if lanes == 1 else _SHARED if device.SIMULATED else _BY_WARP | (_OF_WARP if lanes == WARP else _OF_BLOCK)
+    return own | _TOTAL | _RUNS | _LISTED
 
 
 @cache

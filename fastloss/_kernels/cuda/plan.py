@@ -8,7 +8,6 @@ import numpy as np
 from ...formula import graph
 from ...formula.definition import F32, F64
 from ...formula.emit import uniforms
-from ...formula.program import Program
 from ...formula.python import uniforms_text
 from .. import arrays, interpreted
 from . import device, faults, memory, sums, walk
@@ -24,17 +23,11 @@ class Variant:
     def __init__(self, formula, choice):
         self.formula, self.traced = formula, formula.trace(choice)
         self.kernel = cache(self.kernel)
-        self.kept = cache(self.kept)
 
     @cached_property
     def nodes(self):
         """Everything that the variant computes."""
         return graph.walk(list(self.traced.outputs.values()))
-
-    def kept(self, roles):
-        """How many running sums a row formula's kernel keeps for these outputs, and how many outputs lie along a row."""
-        program = Program(self.traced, roles)
-        return sum(len(here.runs) for here in program.passes), len(program.passes[-1].writes)
 
     def kernel(self, form, precision):
         return form.kernel(self, precision)

@@ -11,6 +11,7 @@ from ...formula.python import variant_text
 from . import memory, sums, walk
 from .device import Kernel, machine
 from .plan import LETTERS, VALUE, Plan
+from .text import joined
 
 _HEAD = """
 def {name}({arguments}):
@@ -109,7 +110,7 @@ class _Writer:
         if form.by_weights:
             scale = ["weight_sum = as_one(total_weight[0], total_weight[1])"]
             scale.append("scale = where(weight_sum == real(0), real(0), real(1) / weight_sum)")
-        head = _HEAD.format(name=name, arguments=", ".join(arguments), scale=_joined(scale, 4))
+        head = _HEAD.format(name=name, arguments=", ".join(arguments), scale=joined(scale, 4))
         for single in self.codes:
             if self.how[single] == "one":
                 head += f"    {single} = from_{self.codes[single]}({single}_in[0])\n"
@@ -118,15 +119,15 @@ class _Writer:
         if width > 1:
             body += _VECTORS.format(
                 width=width,
-                loads=_joined([self._load(name, width) for name in dense], 8),
-                work=_joined([line for k in range(width) for line in self._element(k)] + self._add(width), 8),
-                stores=_joined([self._store(role, code, width) for role, code in form.outputs] or ["pass"], 8),
+                loads=joined([self._load(name, width) for name in dense], 8),
+                work=joined([line for k in range(width) for line in self._element(k)] + self._add(width), 8),
+                stores=joined([self._store(role, code, width) for role, code in form.outputs] or ["pass"], 8),
             )
         steps = walk.offsets([name for name, how in form.how if how == "steps"], form.dims) if form.dims else ["pass"]
         single = [f"{name}_raw0 = {name}_in[{self._place(name)}]" for name in self.codes if self.how[name] != "one"]
         single += self._element(0) + self._add(1)
         single += [f"{role}_out[{self._place(role)}] = to_{code}({role}_0)" for role, code in form.outputs]
-        body += _ELEMENTS.format(offsets=_joined(steps, 8), work=_joined(single, 8))
+        body += _ELEMENTS.format(offsets=joined(steps, 8), work=joined(single, 8))
         return head + body + (_TAIL if self.sums else "")
 
     def _place(self, name):
@@ -230,7 +231,3 @@ def _width(first, arrays, how):
     dense = [array for name, array in arrays.items() if how[name] == "dense"]
     aligned = all(array.address % min(16, width * array.itemsize) == 0 for array in dense)
     return width if aligned and how[next(iter(how))] == "dense" else 1
-
-
-def _joined(lines, indent):
-    return ("\n" + " " * indent).join(lines)

@@ -1,16 +1,23 @@
 """Row losses on a GPU: a call's arrays as rows, and the launches for them."""
 
 import math
+from dataclasses import replace
 from functools import cache
+from typing import NamedTuple
 
+from ...formula.program import Program
 from .. import arrays
-from . import device, faults, folds, memory, sums, walk
+from . import device, faults, folds, memory, predictions, sums, walk
 from .device import THREADS, Kernel
 from .plan import GRAD, HESS, Plan
 from .row_kernels import RowForm
+from .row_passes import stages
 
 HVP = 8
 _KINDS_OF_NUMBERS = ("label", "number")
+
+# What a block of several that share a row has of it at least.
+_SHARE = 8 if device.SIMULATED else 8192
 
 _COUNT = """
 def count_rows({arguments}):
@@ -144,15 +151,40 @@ class RowPlan(Plan):
         return super()._results(call, reduction, outs)
 
     def others(self, call, names):
-        """Arrays for other numbers of the rows than the value, by name."""
-        known = self.variant.traced.others
+        """Arrays for what is wanted of the rows besides, by name."""
+        known = [*self.variant.traced.others, "predicted", *(["correct"] if self._label else [])]
         for name in names:
             if name not in known:
                 raise ValueError(
-                    f"{self.who}: on a GPU outputs must be among value, grad, hess, {', '.join(known)}, got {name!r}"
+                    f"{self.who}: outputs besides the value and its derivatives must be among {', '.join(known)}, got {name!r}"
                 )
-            call.outputs[name] = self._output(call, name, None, self.weight_shape(call), call.inputs[0].code)
-        return {name: call.outputs[name].owner for name in names}
+            if name in self.variant.traced.others:
+                call.outputs[name] = self._output(call, name, None, self.weight_shape(call), call.inputs[0].code)
+        found = {name: call.outputs[name].owner for name in names if name in call.outputs}
+        if not {"predicted", "correct"}.isdisjoint(names):
+            found |= self._predict(call)
+        return {name: found[name] for name in names}
+
+    def _predict(self, call):
+        """Lay out what finds each row's first largest element, and counts those that are the label's."""
+        first, axis, shape = call.inputs[0], self._axis(call.inputs[0]), self.weight_shape(call)
+        predicted, correct = (self._output(call, "predicted", None, of, "i64") for of in (shape, ()))
+        label = dict(zip(self.names, call.inputs, strict=True)).get(self._label)
+        beside = [array for array in (label, call.weights if label else None) if array is not None]
+        steps = [_without(first.strides, axis), *(memory.broadcast(array, shape) for array in (predicted, *beside))]
+        spans, steps = memory.collapsed(shape, steps)
+        rows, length = math.prod(shape), self._length(call)
+        lanes = 1 if length <= folds.WARP else THREADS
+        codes = first.code, label and label.code, call.weights.code if label and call.weights else None
+        blocks = max(1, min(-(-rows // (THREADS // lanes)), device.blocks_at_once(call.number)))
+        pairs = call.scratch(2 * blocks)
+        arguments = [rows, length, *walk.values(spans, steps), first.strides[axis]]
+        arguments += [array.address for array in (first, predicted, *beside)]
+        kernel = predictions.first_largest(call.precision, *codes, len(spans), lanes)
+        call.add(kernel, blocks, [*arguments, self.ignore_index, pairs])
+        finish = sums.finish(call.precision, "i64", "number")
+        call.add(finish, 1, [blocks, pairs, 1.0, pairs, correct.address])
+        return {"predicted": predicted.owner, "correct": correct.owner}
 
     def launch(self, call):
         first, axis = call.inputs[0], self._axis(call.inputs[0])
@@ -179,20 +211,34 @@ class RowPlan(Plan):
             dense,
             len(spans),
         )
-        arguments = [math.prod(shape), length, *walk.values(spans, steps)]
-        arguments += [] if dense else list(along.values())
-        arguments += [array.address for array in given.values()]
-        arguments += [call.scratch(max(1, first.size)) for _ in range(self._scratches(form, call))]
-        arguments.append(call.total_weight if call.by_weights else call.scale)
-        blocks = max(1, min(-(-math.prod(shape) // (THREADS // lanes)), device.blocks_at_once(call.number)))
+        before = [math.prod(shape), length, *walk.values(spans, steps), *([] if dense else along.values())]
+        before += [array.address for array in given.values()]
+        before += [call.scratch(max(1, first.size)) for _ in range(self._scratches(form))]
+        after = [call.total_weight if call.by_weights else call.scale]
+        rows, most = math.prod(shape), device.blocks_at_once(call.number)
+        segments = self._segments(form, rows, length, most)
+        blocks = max(1, min(rows * segments if segments > 1 else -(-rows // (THREADS // lanes)), most))
         if call.sums:
-            arguments.append(call.partials(blocks))
+            after.append(call.partials(blocks))
         if self._label:
-            arguments.append(self.ignore_index)
+            after.append(self.ignore_index)
         if any(ends for _, ends in form.domains):
-            arguments += [call.flags, *(self.slot(name) for name, ends in form.domains if ends)]
-        numbers = self.numbers(call.precision, length)
-        call.add(self.variant.kernel(form, call.precision), blocks, [*arguments, *numbers])
+            after += [call.flags, *(self.slot(name) for name, ends in form.domains if ends)]
+        after += self.numbers(call.precision, length)
+        if segments == 1:
+            call.add(self.variant.kernel(form, call.precision), blocks, before + after)
+            return
+        # A row's blocks leave their folds in memory, for the next pass's kernel to put together.
+        parts = [call.scratch(2 * rows * segments) for _ in range(_layout(self.variant, form.roles).folds)]
+        for stage in _layout(self.variant, form.roles).stages:
+            kernel = self.variant.kernel(replace(form, stage=stage), call.precision)
+            call.add(kernel, blocks, [*before, segments, *parts, *after])
+
+    def _segments(self, form, rows, length, most):
+        """How many blocks share a row: several where rows alone are too few to keep the GPU busy."""
+        if form.lanes != THREADS or rows * 4 > most or length < 2 * _SHARE or not _layout(self.variant, form.roles).stages:
+            return 1
+        return min(most // rows, length // _SHARE)
 
     def _placed(self, name, array, whole, axis, shape):
         """An array's strides from row to row, and its step along a row; None where it has one number for each."""
@@ -223,10 +269,26 @@ class RowPlan(Plan):
                 return 1
         return width
 
-    def _scratches(self, form, call):
+    def _scratches(self, form):
         """How many arrays of the first input's size the kernel keeps elements in."""
-        runs, outputs = self.variant.kept(form.roles)
-        return runs + (outputs if self._lists else 0)
+        layout = _layout(self.variant, form.roles)
+        return layout.runs + (layout.outputs if self._lists else 0)
+
+
+class Layout(NamedTuple):
+    """What kernels for some outputs keep in memory: running sums, folds of parts of a row, outputs; and their stages."""
+
+    runs: int
+    folds: int
+    outputs: int
+    stages: tuple
+
+
+@cache
+def _layout(variant, roles):
+    program = Program(variant.traced, roles)
+    runs, folds_of_parts = (sum(len(getattr(here, kind)) for here in program.passes) for kind in ("runs", "folds"))
+    return Layout(runs, folds_of_parts, len(program.passes[-1].writes), () if variant.formula.has_lists else stages(program))
 
 
 def _without(several, axis):
