@@ -44,6 +44,15 @@ def on_device(value):
     return device is not None and device()[0] in _CUDA
 
 
+def number(value):
+    """What a 0-d array holds, in a GPU's memory too, which is waited for then."""
+    if not on_device(value):
+        return value
+    from .cuda import memory
+
+    return memory.number(value)
+
+
 # DLPack's numbers for a GPU's memory and for managed memory.
 _CUDA = (2, 13)
 
@@ -54,6 +63,8 @@ def as_array(who, name, value):
         raise TypeError(
             f"{who}: {name} must be a plain array, got a masked array (its mask would be lost): pass weights instead"
         )
+    if on_device(value):
+        raise TypeError(f"{who}: {name} must be in the host's memory, as the others are, got an array in a GPU's")
     array = np.asarray(value)
     if not (is_floating(array.dtype) or array.dtype.kind in "iub"):
         raise TypeError(

@@ -215,7 +215,7 @@ def load_cuda(who):
     """The engine for GPUs, which needs Numba's CUDA package."""
     try:
         from .._kernels import cuda
-        from .._kernels.cuda import linear, plan, pointwise, rows  # noqa: F401
+        from .._kernels.cuda import kept, linear, plan, pointwise, rows  # noqa: F401
     except ImportError as missing:
         raise ImportError(f"{who}: CUDA arrays need numba-cuda: pip install 'fastloss[cuda]' ({missing})") from missing
     return cuda

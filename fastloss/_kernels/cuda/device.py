@@ -4,6 +4,7 @@ Kernels take C pointers and numbers, as `types` says: "f32*", "i64". Under Numba
 Python that they are, on the host's memory.
 """
 
+import ctypes
 from contextlib import nullcontext
 from functools import cache, lru_cache
 from types import SimpleNamespace
@@ -22,7 +23,11 @@ from . import simulated
 from .storage import STORAGES, conversions
 
 SIMULATED = bool(config.ENABLE_CUDASIM)
-if not SIMULATED:  # the simulator has neither
+if SIMULATED:
+    from numba.cuda.simulator.kernelapi import FakeCUDAShared
+
+    FakeCUDAShared.array = simulated.shared_array(FakeCUDAShared.array)
+else:  # the simulator has neither
     from numba.cuda import dispatcher
     from numba.cuda.cudadrv import driver
 # Of a block. The simulator runs a thread of the system for each.
@@ -127,6 +132,41 @@ def mapped(count):
     return array, array.device_ctypes_pointer.value
 
 
+def pinned(count, dtype):
+    """A NumPy array whose memory copies may be captured from."""
+    return np.empty(count, dtype) if SIMULATED else cuda.pinned_array(count, dtype)
+
+
+def put(address, array, stream):
+    """Copy a contiguous NumPy array into a GPU's memory; unless it is pinned it may change at once."""
+    if SIMULATED:
+        ctypes.memmove(address, array.ctypes.data, array.nbytes)
+    elif array.nbytes:
+        _driver().cuMemcpyHtoDAsync(address, array.ctypes.data, array.nbytes, stream)
+
+
+def get(address, array, stream):
+    """Copy a GPU's memory into a contiguous NumPy array, once all before on the stream is done."""
+    if SIMULATED:
+        ctypes.memmove(array.ctypes.data, address, array.nbytes)
+    elif array.nbytes:
+        _driver().cuMemcpyDtoHAsync(array.ctypes.data, address, array.nbytes, stream)
+        wait(stream)
+
+
+def clear(address, size, stream):
+    """Make so many bytes 0."""
+    if SIMULATED:
+        ctypes.memset(address, 0, size)
+    elif size:
+        _driver().cuMemsetD8Async(address, 0, size, stream)
+
+
+def captures(stream):
+    """Whether what goes onto the stream is captured into a graph, and not run; CUDA's default stream never is."""
+    return not SIMULATED and stream != 0 and int(_driver().cuStreamIsCapturing(stream)) != 0
+
+
 def wait(stream):
     """Wait for a stream, None for everything on the present GPU."""
     if stream is None:
@@ -137,6 +177,11 @@ def wait(stream):
 
 def _kind(kind):
     return types.CPointer(_RAW[kind[:-1]]) if kind[-1] == "*" else _RAW[kind]
+
+
+def _driver():
+    """CUDA's driver API: calls that raise what goes wrong."""
+    return driver.driver
 
 
 @lru_cache(maxsize=1024)
@@ -193,7 +238,9 @@ def _pointer(raw):
         result = types.CPointer(raw)
 
         def build(context, builder, signature, values):
-            return builder.inttoptr(values[0], context.get_value_type(result))
+            # What is known to lie in the GPU's memory is not asked where it lies at each access.
+            element = context.get_data_type(raw)
+            return builder.addrspacecast(builder.inttoptr(values[0], element.as_pointer(1)), element.as_pointer())
 
         return result(types.int64), build
 

@@ -33,6 +33,14 @@ class Array(NamedTuple):
         return int(np.prod(self.shape, dtype=np.int64))
 
     @property
+    def ndim(self):
+        return len(self.shape)
+
+    @property
+    def dtype(self):
+        return arrays.bfloat16(self.kind.name) if self.code == "bf16" else STORAGES[self.code].dtype
+
+    @property
     def itemsize(self):
         return STORAGES[self.code].itemsize
 
@@ -73,6 +81,10 @@ class Kind:
         steps = contiguous(shape) if strides is None else tuple(s // size for s in strides)
         number = device.current() if number is None else number
         return Array(value, self, address or 0, shape, steps, code, number)
+
+    def stays(self, value, array):
+        """Whether what was taken of an object is where it was."""
+        return True
 
     def empty(self, like, shape, code):
         """A new array beside `like`."""
@@ -137,6 +149,10 @@ class Torch(Kind):
         if value.is_neg():
             raise TypeError(f"{who}: {name} must hold its numbers as they are, got a negated view: resolve_neg() makes a copy")
         return Array(value, self, value.data_ptr(), tuple(value.shape), value.stride(), code, value.device.index or 0)
+
+    def stays(self, value, array):
+        # What is assigned to `.data` moves it.
+        return value.data_ptr() == array.address and tuple(value.shape) == array.shape
 
     def empty(self, like, shape, code):
         empty, dtypes = _torch_empty()
@@ -237,6 +253,25 @@ def take(who, name, value):
     if not arrays.on_device(value):
         raise TypeError(f"{who}: {name} must be a CUDA array, as the others are, got {type(value).__name__}")
     return kind_of(value).take(who, name, value)
+
+
+def made(like, shape, code):
+    """A new array of the library of `like`, beside it."""
+    new = like.kind.empty(like, shape, code)
+    return kind_of(new).take("", "", new)._replace(code=code)
+
+
+def host(array, stream):
+    """A NumPy array of the same numbers, rows one after the other; waits for the stream."""
+    values = np.empty(array.shape, array.dtype)
+    device.get(array.address, values, stream)
+    return values
+
+
+def number(value):
+    """What a 0-d array holds; waits for its library's present stream."""
+    array = take("", "", value)
+    return host(array, array.kind.stream(array)).item()
 
 
 def contiguous(shape):
