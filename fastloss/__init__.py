@@ -25,6 +25,8 @@ from .optimizers import __all__ as _optimizers
 from .threads import get_num_threads, set_num_threads, threadpool_limits
 
 if TYPE_CHECKING:
+    from . import c_api
+    from .c_api import get_include
     from .optimizers import schedules
     from .state import from_optax_state, from_torch_state, load_state, save_state, to_optax_state, to_torch_state
 
@@ -49,6 +51,8 @@ __all__ = [
     "clip_grad_adaptive",
     "clip_grad_norm",
     "clip_grad_value",
+    "c_api",
+    "get_include",
     "get_num_threads",
     "schedules",
     "set_num_threads",
@@ -64,6 +68,10 @@ if not TYPE_CHECKING:  # or a type checker would believe in every name
     def __getattr__(name):
         if name == "schedules":
             return import_module(".optimizers.schedules", __name__)
+        if name == "c_api":
+            return import_module(".c_api", __name__)
+        if name == "get_include":
+            return import_module(".c_api", __name__).get_include
         if name in _STATE:
             return getattr(import_module(".state", __name__), name)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
