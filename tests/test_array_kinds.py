@@ -103,6 +103,17 @@ def test_losses_of_blocks(name):
     np.testing.assert_array_equal(plain(nearest), fl.kmeans.assign(x, weight))
 
 
+@pytest.mark.parametrize("name", LIBRARIES)
+def test_line_search_and_as_scipy_take_every_kind(name):
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(40, 3)), rng.normal(size=40)
+    found = fl.line_search(fl.huber, make(name, y), make(name, y + 1), direction=make(name, X[:, 0].copy()), step=0.5)
+    assert found == fl.line_search(fl.huber, y, y + 1, direction=X[:, 0], step=0.5)
+    ours, theirs = fl.as_scipy(fl.huber, X, y), fl.as_scipy(fl.huber, make(name, X), make(name, y))
+    for found, expected in zip(theirs.fun_and_grad(np.ones(3)), ours.fun_and_grad(np.ones(3)), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-12)  # a data frame lies the other way round
+
+
 # --- PyTorch ------------------------------------------------------------------------------------------------------------------
 
 

@@ -457,6 +457,7 @@ def test_the_build_files_are_not_installed():
         "generate.py",
         "generate_header.py",
         "sources.py",
+        "line.pxi",
         "c_calls.pxi",
         "meson.build",
         "engine.pyx",
@@ -518,6 +519,11 @@ rate: float = fl.schedules.sequential([schedule, lambda step: 0.1 / (step + 1)],
 lower: float = fl.schedules.ReduceOnPlateau(rate, mode="max").update(loss)
 with fl.threadpool_limits(1):
     threads: int = fl.get_num_threads()
+point: fl.LinePoint = fl.line_search(fl.huber, pred, target, direction=pred, step=0.5, delta=2.0)
+slope: float = point.slope
+model = fl.as_scipy(fl.huber, np.ones((3, 2)), target, l2=0.1, delta=2.0)
+value, grad = model.fun_and_grad(model.start)
+rho = fl.as_least_squares_loss(fl.cauchy, c=2.0)
 folder: str = fl.get_include()
 address: int = fl.c_api.ADDRESS
 """
@@ -538,6 +544,9 @@ BAD = {
     "a schedule's steps without their name": "fl.schedules.cosine(1e-3, 10)",
     "a schedule that is changed": "fl.schedules.constant(1e-3).value = 1e-2",
     "a list where a schedule belongs": "fl.schedules.warmup([1e-3], steps=10)",
+    "a line without its direction": "fl.line_search(fl.huber, pred, target)",
+    "text for a step": "fl.line_search(fl.huber, pred, target, direction=pred, step='1')",
+    "a penalty of text": "fl.as_scipy(fl.huber, pred, target, l2='0.1')",
     "centers to assign to that are none": "fl.center.assign(pred, target)",
 }
 

@@ -649,6 +649,7 @@ include "sweep.pxi"
 include "rows.pxi"
 include "row_calls.pxi"
 include "centers.pxi"
+include "line.pxi"
 include "c_calls.pxi"
 
 
