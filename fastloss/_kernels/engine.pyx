@@ -4,7 +4,7 @@
 from cpython.buffer cimport PyBUF_FORMAT, PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from libc.float cimport DBL_MAX, DBL_MIN, FLT_MAX, FLT_MIN
-from libc.math cimport INFINITY, isfinite, sqrt
+from libc.math cimport INFINITY, NAN, isfinite, sqrt
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
@@ -13,7 +13,7 @@ import warnings
 
 import numpy as np
 
-from . import arrays, levels, norms
+from . import arrays, kinds, levels, norms
 
 cdef extern from "cpu.h":
     int fastloss_cpu_level()
@@ -362,6 +362,8 @@ cdef class Plan:
         """The requested values: what the public calls forward to. Returns (value, gradient, hessian), None where not asked for."""
         cdef Held held
         held.count = 0
+        if is_foreign(inputs, value_out, grad_out, hess_out):
+            return kinds.evaluate(self, want, inputs, sample_weight, reduction, normalizer, value_out, grad_out, hess_out, check)
         try:
             return _evaluate(self, want, inputs, sample_weight, reduction, normalizer, value_out, grad_out, hess_out, check, &held)
         finally:
@@ -387,6 +389,17 @@ cdef class Plan:
                 raise ValueError(f"{self.who}: hyperparameters, and what the formula makes of them, must be within float32's range "
                                  f"for a float32 input, got {self.uniforms[k]:g}")
         return 0
+
+
+cdef inline bint is_plain(object out) noexcept:
+    return out is None or type(out) is ndarray
+
+
+cdef inline bint is_foreign(tuple inputs, object value_out, object grad_out, object hess_out) except -1:
+    """Whether the first input, or an output, is an array of another library."""
+    if is_plain(value_out) and is_plain(grad_out) and is_plain(hess_out) and len(inputs) and type(inputs[0]) is ndarray:
+        return False
+    return kinds.is_foreign(inputs, value_out, grad_out, hess_out)
 
 
 cdef int ask_for_signals(void* context) noexcept nogil:
@@ -637,6 +650,8 @@ include "sweep.pxi"
 include "rows.pxi"
 include "row_calls.pxi"
 include "centers.pxi"
+include "line.pxi"
+include "c_calls.pxi"
 
 
 # --- threads --------------------------------------------------------------------------------------------------------------

@@ -57,6 +57,8 @@ cdef class RowPlan:
         """As `Plan.evaluate`; what `others` names is returned besides, as a dictionary in the fourth place."""
         cdef Held held
         held.count = 0
+        if is_foreign(inputs, value_out, grad_out, hess_out):
+            return kinds.evaluate(self, want, inputs, sample_weight, reduction, normalizer, value_out, grad_out, hess_out, check, others)
         try:
             return _evaluate_rows(self, want, inputs, sample_weight, reduction, normalizer, value_out, grad_out, hess_out, others, check, &held)
         finally:

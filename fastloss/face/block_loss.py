@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .._kernels import arrays, blocks
+from .._kernels import arrays, blocks, kinds
 from .._kernels.centers import NamedCenter, NearestCenter
 from .._kernels.linear import Linear
 from ..formula import BlockFormula, NearestCenterFormula, Shaped
@@ -86,11 +86,15 @@ class BlockPlan:
     """One call's hyperparameters and options; it goes through the rows block by block."""
 
     def __init__(self, formula, step, there, hyperparameters, ignore_index=None):
-        self.formula, self.who, self.step, self.there = formula, formula.name, step, there
+        self.formula, self.who, self.step, self.inputs = formula, formula.name, step, there
         self.hyperparameters, self.ignore_index = hyperparameters, ignore_index
 
     def evaluate(self, want, inputs, sample_weight, reduction, normalizer, value_out, grad_out, hess_out, check):
         """As `Plan.evaluate` of the engine, without Hessians."""
+        if kinds.is_foreign(inputs, value_out, grad_out, hess_out):
+            return kinds.evaluate(
+                self, want, inputs, sample_weight, reduction, normalizer, value_out, grad_out, hess_out, check
+            )
         blocks.check_call(self.who, want, reduction, normalizer)
         each = reduction == "none" and want & VALUE
         if reduction == "none" and not each:
@@ -131,12 +135,12 @@ class BlockPlan:
         labels = np.empty(rows.lead, np.intp)
         with np.errstate(all="ignore"):
             rows.assign(self._start(given, {}, {}, rows), labels)
-        return labels
+        return kinds.in_kind(labels, inputs[0])
 
     def _arrays(self, inputs):
         """The inputs as plain arrays, by name; their shapes and dtypes agree."""
         who, domains = self.who, self.formula.input_domains
-        given = {name: arrays.as_array(who, name, value) for name, value in zip(self.there, inputs, strict=True)}
+        given = {name: arrays.as_array(who, name, value) for name, value in zip(self.inputs, inputs, strict=True)}
         first_name, first = next(iter(given.items()))
         lengths = {}
         for name, array in given.items():

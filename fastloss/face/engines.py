@@ -5,7 +5,7 @@ import numpy as np
 from .._kernels import arrays
 from .._kernels.engine import RuleVariant, Sweep
 from .loss import load_cuda
-from .parameters import check_parameter, row_gradient
+from .parameters import as_parameter, row_gradient
 
 
 class Host:
@@ -16,8 +16,7 @@ class Host:
 
     def parameter(self, who, name, given):
         """The array as the engine works with it, if it can be rewritten in place."""
-        check_parameter(who, name, given)
-        return given
+        return as_parameter(who, name, given)
 
     def shown(self, array):
         """What the caller knows an array of the engine as."""

@@ -233,6 +233,13 @@ _CALLS: dict[str, tuple[int, Any]] = {
 _SETTINGS = ("sample_weight", "reduction", "normalizer", "value_out", "grad_out", "hess_out", "check")
 
 
+def bound(who, loss, parameters):
+    """The engine's kernels of a loss of single elements with these hyperparameters; TypeError in the name of `who` for any other."""
+    if not isinstance(loss, Loss) or type(loss.formula) is not Formula:
+        raise TypeError(f"{who}: loss must be a loss of single elements, got {loss!r}")
+    return loss._bind(parameters)
+
+
 def _checked(domain):
     """What the engine is to look for in an input, or None."""
     interval = getattr(domain, "domain", domain)

@@ -100,18 +100,13 @@ class Optimizer:
         self._engine = None
         self._is_grouped = isinstance(params, list | tuple) and len(params) > 0 and all(is_group(p) for p in params)
         self.param_groups = []
-        self._tensors = []
         for index, group in enumerate(params if self._is_grouped else [{"params": params}]):
             own = {name: value for name, value in group.items() if name != "params"}
             unknown = [name for name in own if name not in defaults]
             if unknown:
                 raise TypeError(f"{who}: params[{index}] must hold 'params' and {', '.join(defaults)}, got {unknown[0]!r}")
             self.param_groups.append({"params": group["params"], **defaults, **own})
-            prefix = f"{self._what}[{index}]" if self._is_grouped else self._what
-            for name, array in named(who, prefix, group["params"]):
-                if self._engine is None:
-                    self._engine = engine_of(who, array) if self._on_gpu else HOST
-                self._tensors.append((index, name, self._engine.parameter(who, name, array)))
+        self._tensors = self._over_params()
         self._engine = self._engine or HOST
         self.ema_decay = ema_decay
         self._check_ema_decay()
@@ -315,6 +310,7 @@ class Optimizer:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
+        self._tensors = self._over_params()  # a tensor's memory is another one now
         self._lock = threading.Lock()
         self._variants = {}
         self._seen = self._needed = None
@@ -325,6 +321,17 @@ class Optimizer:
             ", ".join(f"{name}={group[name]!r}" for name in self._hyperparameters()) for group in self.param_groups
         )
         return f"{type(self).__name__}({len(self._tensors)} arrays, {groups})"
+
+    def _over_params(self):
+        """(group, name, array) for every parameter."""
+        who, found = type(self).__name__, []
+        for index, group in enumerate(self.param_groups):
+            prefix = f"{self._what}[{index}]" if self._is_grouped else self._what
+            for name, array in named(who, prefix, group["params"]):
+                if self._engine is None:
+                    self._engine = engine_of(who, array) if self._on_gpu else HOST
+                found.append((index, name, self._engine.parameter(who, name, array)))
+        return found
 
     @classmethod
     def _hyperparameters(cls):

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .. import arrays
+from .. import arrays, kinds
 from . import device
 from .storage import STORAGES, code_of
 
@@ -38,7 +38,7 @@ class Array(NamedTuple):
 
     @property
     def dtype(self):
-        return arrays.bfloat16(self.kind.name) if self.code == "bf16" else STORAGES[self.code].dtype
+        return kinds.bfloat16(self.kind.name) if self.code == "bf16" else STORAGES[self.code].dtype
 
     @property
     def itemsize(self):
