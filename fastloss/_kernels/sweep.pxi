@@ -222,12 +222,13 @@ cdef class RuleVariant:
     cdef readonly str name
     cdef uniforms_function fill
     cdef kernel_function[2] kernels
+    cdef object library
 
-    def __init__(self, name):
-        self.name = name
-        self.fill = <uniforms_function>address(name + "_uniforms")
-        self.kernels[F32] = <kernel_function>address(name + "_step_f32")
-        self.kernels[F64] = <kernel_function>address(name + "_step_f64")
+    def __init__(self, name, library=None):
+        self.name, self.library = name, _tiles if library is None else library
+        self.fill = <uniforms_function>address_in(self.library, name + "_uniforms")
+        self.kernels[F32] = <kernel_function>address_in(self.library, name + "_step_f32")
+        self.kernels[F64] = <kernel_function>address_in(self.library, name + "_step_f64")
 
 
 cdef class Sweep:

@@ -1,7 +1,7 @@
 """The public object of a row loss."""
 
 from collections.abc import Callable, Collection
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -9,6 +9,9 @@ from .._kernels import arrays
 from .._kernels.engine import RowPlan
 from ..formula import PROBABILITIES, Class, Classes, ClassWeight, Fraction, PerRow, RowFormula
 from .loss import GRAD, HESS, MOST_PLANS, VALUE, Loss
+
+if TYPE_CHECKING:
+    from .._kernels.engine import Library
 
 HVP = 8
 WANTED = {"value": VALUE, "grad": GRAD, "hess": HESS}
@@ -34,12 +37,17 @@ class RowLoss(Loss):
 
     __doc__ = vars(Loss)["__doc__"]
 
-    def __init__(self, formula: RowFormula) -> None:
-        super().__init__(formula)
+    def __init__(self, formula: RowFormula, library: "Library | None" = None) -> None:
+        super().__init__(formula, library)
         kinds = {Class: "label", Classes: "labels", ClassWeight: "class weight", PerRow: "number"}
         self._kinds = {name: kinds.get(type(domain), "row") for name, domain in formula.input_domains.items()}
         self._required = len(formula.inputs) - len(formula.optional)
         self._label = formula.inputs.index(formula.label) if formula.label else None
+
+    @property
+    def jit(self) -> Any:
+        """Of losses of single elements alone."""
+        raise AttributeError(f"{self.__name__}: jit must be that of a loss of single elements, got one of whole rows")
 
     def evaluate(
         self,
@@ -162,6 +170,7 @@ class RowLoss(Loss):
             formula.vector(values),
             options["axis"],
             options.get("ignore_index", 0),
+            self.library,
         )
 
     def _option(self, name, value):

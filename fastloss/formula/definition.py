@@ -14,6 +14,7 @@ from typing import ClassVar
 from .derive import carries_nan, derivative, guard_nan
 from .domains import Class, Classes, ClassWeight, Each, Flag, PerRow, Real, WeightDecay
 from .graph import INT, ROW, FormulaError, Graph, Parameter, Symbol, select
+from .located import located
 from .rows import ALONG, row_derivatives, row_tangent
 
 # What one pass may return: v(alue), g(radient), h(essian).
@@ -71,7 +72,7 @@ class Formula:
 
     def __post_init__(self):
         code = self.function.__code__
-        self.name = self.function.__name__
+        self.name = self.function.__name__ if self.function.__name__.isidentifier() else "formula"  # a lambda
         self.arguments = code.co_varnames[: code.co_argcount]
         self.line = code.co_firstlineno
         self.doc = self.function.__doc__ or ""
@@ -95,6 +96,10 @@ class Formula:
     def define(cls, function, reference="", peers=None, differentiable=(), **domains):
         """The formula that a decorator's options describe."""
         return cls(function, domains, reference, peers or {}, tuple(differentiable))
+
+    @property
+    def is_built_in(self):
+        return self.function.__module__.startswith("fastloss.")
 
     @property
     def source(self):
@@ -153,7 +158,8 @@ class Formula:
             else:
                 arguments[name] = None if chosen == "none" else chosen
         inputs = {n: arguments[n] for n in self.inputs if n not in absent}
-        return graph, inputs, leaves, self.apply(arguments)
+        with located(self.name):
+            return graph, inputs, leaves, self.apply(arguments)
 
     def apply(self, arguments):
         """What the formula makes of its arguments."""
@@ -319,6 +325,8 @@ class UpdateRule(Formula):
         return {name: following(step=step, **{**hyperparameters, **carried}) for name, (_, following) in self.carried.items()}
 
     def apply(self, arguments):
+        if "step" not in self.arguments:
+            del arguments["step"]
         if self.decay is not None:
             param, weight_decay = arguments["param"], arguments.pop("weight_decay")
             if arguments.pop("decoupled_weight_decay", self.decay.decoupled):

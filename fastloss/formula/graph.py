@@ -5,6 +5,8 @@ subexpression is computed once however often the formula or its derivatives ment
 """
 
 import math
+import numbers
+import operator
 
 REAL, INT, BOOL = "real", "int", "bool"
 # Where a node's value varies: not within a call, from row to row, from element to element.
@@ -47,12 +49,18 @@ class Graph:
             return value
         if isinstance(value, bool):
             return self.node("literal", value, kind=BOOL)
-        if isinstance(value, int | float):
+        if isinstance(value, numbers.Real):  # NumPy's scalars too
             return self.node("literal", float(value))
         raise FormulaError(f"a formula holds numbers and symbols, got {value!r}")
 
     def integer(self, value):
         return value if isinstance(value, Symbol) else self.node("literal", value, kind=INT)
+
+
+# Operators, as NumPy's scalars call them.
+_UFUNCS = {"add": operator.add, "subtract": operator.sub, "multiply": operator.mul, "divide": operator.truediv}
+_UFUNCS |= {"power": operator.pow, "less": operator.lt, "less_equal": operator.le, "greater": operator.gt}
+_UFUNCS |= {"greater_equal": operator.ge, "equal": operator.eq, "not_equal": operator.ne}
 
 
 class Symbol:
@@ -73,11 +81,20 @@ class Symbol:
     def __bool__(self):
         raise FormulaError(
             "a formula cannot branch on a symbol: its value is not known while the formula is traced; "
-            "write where(condition, a, b)"
+            "write where(condition, a, b), maximum or minimum, and & and | between conditions"
         )
 
     def __float__(self):
         raise FormulaError("a symbol has no value while the formula is traced; use the functions of fastloss.math")
+
+    def __array_ufunc__(self, ufunc, method, *inputs, **options):
+        """What NumPy makes of an operator beside one of its scalars; its functions have twins here."""
+        if ufunc.__name__ in _UFUNCS and method == "__call__":
+            return _UFUNCS[ufunc.__name__](*map(self.graph.literal, inputs))
+        return self.__array_function__(ufunc)
+
+    def __array_function__(self, function, *_):
+        raise FormulaError(f"a formula holds no NumPy arrays; use {function.__name__} of fastloss.math, or what it has instead")
 
     @property
     def uniform(self):
@@ -122,6 +139,9 @@ class Symbol:
 
     def __neg__(self):
         return combine("neg", self)
+
+    def __abs__(self):
+        return self.graph.node("absolute", self)
 
     def __and__(self, other):
         return self._binary("and", other)
