@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any, overload
 
-from .._kernels.jit.kernels import Kernels
+from .._kernels.jit.kernels import Kernels, check_room
 from ..formula import Class, ClassWeight, Flag, Formula, FormulaError, PerRow, Real, RowFormula, Symbol, UpdateRule
 from ..formula.graph import ROW
 from .loss import Loss
@@ -131,6 +131,7 @@ def _loss(function, options):
     unknown = [name for name in formula.differentiable if name not in formula.inputs]
     if unknown:
         raise FormulaError(f"{formula.name}: differentiable must name inputs ({', '.join(formula.inputs)}), got {unknown[0]!r}")
+    check_room(formula)
     return (RowLoss if is_row else Loss)(formula, Kernels(formula))
 
 
@@ -144,6 +145,7 @@ def _update_rule(function, options):
         if not isinstance(new, tuple) or len(new) != 1 + len(rule.states):
             names = ", ".join(["param", *rule.states])
             raise FormulaError(f"{rule.name}: the rule must return a tuple of the new {names}, got {_shown(new)}")
+    check_room(rule)
     return optimizer_class(rule, Kernels(rule))
 
 

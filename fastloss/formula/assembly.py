@@ -57,7 +57,7 @@ class Module:
         needed = {id(node) for node in walk(nodes, stop=[*uniforms, *leaves])}
         body = Body(self, precision)
         arrays = {array: k for k, array in enumerate(dict.fromkeys([*inputs, *outputs]))}
-        for array, k in arrays.items():
+        for k in arrays.values():
             body.put(f"%array{k}", f"load ptr, ptr {body.at('ptr', '%arrays', k)}")
         for k, node in enumerate(uniforms):
             if id(node) in needed:
@@ -74,13 +74,10 @@ class Module:
         for array, node in zip(outputs, nodes, strict=True):
             place = body.at(body.real, f"%array{arrays[array]}", "%i")
             body.lines.append(f"store {body.real} {body.operand(node)}, ptr {place}, !llvm.access.group !0")
-        self._function(
-            f'define void @"{name}"(i64 %count, ptr %arrays, ptr %uniforms)',
-            source,
-            ["entry:", *head, "%any = icmp sgt i64 %count, 0", "br i1 %any, label %loop, label %end"]
-            + ["loop:", "%i = phi i64 [0, %entry], [%next, %loop]", *body.lines, "%next = add nuw nsw i64 %i, 1"]
-            + ["%more = icmp slt i64 %next, %count", "br i1 %more, label %loop, label %end, !llvm.loop !1", "end:", "ret void"],
-        )
+        lines = ["entry:", *head, "%any = icmp sgt i64 %count, 0", "br i1 %any, label %loop, label %end"]
+        lines += ["loop:", "%i = phi i64 [0, %entry], [%next, %loop]", *body.lines, "%next = add nuw nsw i64 %i, 1"]
+        lines += ["%more = icmp slt i64 %next, %count", "br i1 %more, label %loop, label %end, !llvm.loop !1"]
+        self._function(f'define void @"{name}"(i64 %count, ptr %arrays, ptr %uniforms)', source, [*lines, "end:", "ret void"])
 
     def uniforms(self, traced, source):
         """Enter the function that computes a variant's uniforms from its hyperparameters, in double."""
@@ -195,10 +192,8 @@ class Body:
         if op == "fma" and not self.module.processor.has_fma:
             product = self.new(f"fmul {self.typed(args[0])}, {self.operand(args[1])}")
             return self.new(f"fadd {kind} {product}, {self.operand(args[2])}")
-        if op in _INTRINSICS:
-            symbol = f"@{_INTRINSICS[op]}.{self.precision.name}"
-        else:
-            symbol = self.module.call(op, self.precision)
+        intrinsic = f"@{_INTRINSICS.get(op)}.{self.precision.name}"
+        symbol = intrinsic if op in _INTRINSICS else self.module.call(op, self.precision)
         return self.new(f"call {kind} {symbol}({', '.join(map(self.typed, args))})")
 
 

@@ -85,16 +85,23 @@ class Symbol:
         )
 
     def __float__(self):
-        raise FormulaError("a symbol has no value while the formula is traced; use the functions of fastloss.math")
+        raise FormulaError(
+            "a symbol has no value while the formula is traced; use the functions of fastloss.math, not those of math"
+        )
 
     def __array_ufunc__(self, ufunc, method, *inputs, **options):
         """What NumPy makes of an operator beside one of its scalars; its functions have twins here."""
         if ufunc.__name__ in _UFUNCS and method == "__call__":
-            return _UFUNCS[ufunc.__name__](*map(self.graph.literal, inputs))
+            scalars = (x.item() if getattr(x, "shape", None) == () else x for x in inputs)
+            return _UFUNCS[ufunc.__name__](*map(self.graph.literal, scalars))
         return self.__array_function__(ufunc)
 
     def __array_function__(self, function, *_):
-        raise FormulaError(f"a formula holds no NumPy arrays; use {function.__name__} of fastloss.math, or what it has instead")
+        from .primitives import __all__ as known
+
+        name = function.__name__
+        way = f"write fastloss.math.{name}" if name in known else "see fastloss.math for what it has instead"
+        raise FormulaError(f"a formula cannot call NumPy's {name}: a symbol is no array; {way}")
 
     @property
     def uniform(self):

@@ -6,11 +6,23 @@ from functools import cache, cached_property
 from ...formula import PRECISIONS, FormulaError, RowFormula
 from ...formula.assembly import Module
 from ...formula.emit import cost, uniforms
+from ...formula.located import located
 from ...formula.program import Program
 from . import native
 
-# The engine's fixed tables (driver.pxi, engine.pyx).
-_MOST_ARRAYS, _MOST_UNIFORMS = 12, 32
+# The engine's fixed tables (driver.pxi, rows.pxi, engine.pyx).
+_MOST_ARRAYS, _MOST_ROWS, _MOST_UNIFORMS = 12, 8, 32
+
+
+def check_room(formula):
+    """FormulaError if the formula takes more than the engine has room for: to be asked before a plan is made of it."""
+    results = 1 + 2 * len(formula.differentiable)
+    arrays = ("arrays, counting results", len(formula.inputs) + (0 if formula.in_place else results), _MOST_ARRAYS)
+    if isinstance(formula, RowFormula):
+        arrays = ("arrays", len(formula.inputs) + formula.curvature + formula.has_lists, _MOST_ROWS)
+    for what, count, most in (arrays, ("hyperparameters", len(list(formula.slots())), _MOST_UNIFORMS - 1)):
+        if count > most:
+            raise FormulaError(f"{formula.name}: the formula must need at most {most} {what}, got {count}")
 
 
 class Kernels:
@@ -49,7 +61,7 @@ class Kernels:
         variant, _, pass_name = name.rpartition("_uniforms")
         if variant and not pass_name:
             names = [name]
-            module.uniforms(self._traced(variant), self.formula.source)
+            module.uniforms(self._traced(variant), self.formula.name)
         else:
             names = list(self._write(module, name))
         library = native.Library(module.text)
@@ -62,14 +74,14 @@ class Kernels:
         precision = next(p for p in PRECISIONS if name.endswith(f"_{p.name}"))
         if isinstance(formula, RowFormula):
             variant, want, *_ = name.rsplit("_", 3)
-            for each, _ in self._program(variant, want).kernels(want, precision, formula.source, module.loop):
+            for each, _ in self._program(variant, want).kernels(want, precision, formula.name, module.loop):
                 yield each
             return
         variant, want, _ = name.rsplit("_", 2)
         traced = self._traced(variant)
         outputs = {role: traced.outputs[role] for role in self._roles(variant, want)}
         handed = uniforms(traced, list(traced.outputs.values()))
-        module.loop(name, traced.inputs, outputs, handed, precision, formula.source, in_place=formula.in_place)
+        module.loop(name, traced.inputs, outputs, handed, precision, formula.name, in_place=formula.in_place)
         yield name
 
     @cached_property
@@ -77,15 +89,11 @@ class Kernels:
         return {self.formula.variant_name(choice): choice for choice in self.formula.choices()}
 
     def _trace(self, variant):
-        traced = self.formula.trace(self._choices[variant])
-        handed = uniforms(traced, list(traced.outputs.values()))
-        for what, count, most in (
-            ("arrays, results included,", len({*traced.inputs, *traced.outputs}), _MOST_ARRAYS),
-            ("hyperparameters", len(traced.parameters), _MOST_UNIFORMS),
-            ("numbers that are the same for all elements", len(handed), _MOST_UNIFORMS),
-        ):
-            if count > most and not isinstance(self.formula, RowFormula):
-                raise FormulaError(f"{self.formula.name}: a formula must need at most {most} {what}, got {count}")
+        with located(self.formula.name):
+            traced = self.formula.trace(self._choices[variant])
+        shared = len(uniforms(traced, list(traced.outputs.values())))
+        if shared >= _MOST_UNIFORMS:
+            raise FormulaError(f"{self.formula.name}: the formula must need at most {_MOST_UNIFORMS - 1} numbers, got {shared}")
         return traced
 
     def _make_program(self, variant, want):

@@ -76,6 +76,11 @@ class Library:
 
 
 def _compile(text, machine):
+    return machine.emit_object(optimised(text, machine))
+
+
+def optimised(text, machine):
+    """The text's module as it is translated."""
     llvm = _llvm()
     module = llvm.parse_assembly(text)
     module.verify()
@@ -83,4 +88,4 @@ def _compile(text, machine):
     options.loop_vectorization = options.slp_vectorization = True
     builder = llvm.create_pass_builder(machine, options)
     builder.getModulePassManager().run(module, builder)
-    return machine.emit_object(module)
+    return module

@@ -1,6 +1,6 @@
 """What Numba must know so that `@njit` code may say `fl.huber.jit.value(...)`: objects without contents, whose attributes are known."""
 
-from numba import types, typeof
+from numba import typeof, types
 from numba.core import cgutils
 from numba.core.typing.templates import AttributeTemplate
 from numba.extending import infer_getattr, lower_getattr_generic, models, register_model
