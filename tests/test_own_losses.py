@@ -372,7 +372,9 @@ def errs_in_a_helper(pred, target):
 
 LINE = r" \(line \d+ of test_own_losses.py: "
 WRONG = {
-    branches: r"branches: a formula cannot branch on a symbol.*write where\(condition, a, b\).*" + LINE + r"if pred > target:\)",
+    branches: r"branches: a formula cannot branch on a symbol.*write where\(condition, a, b\).*"
+    + LINE
+    + r"if pred > target:\)",
     chained: "chained: a formula cannot branch on a symbol.*& and |.*" + LINE,
     calls_numpy: "calls_numpy: .*cannot call NumPy's log.*write fastloss.math.log" + LINE + r"return np.log\(pred\)",
     calls_numpy_where: "calls_numpy_where: .*NumPy's where.*write fastloss.math.where" + LINE,

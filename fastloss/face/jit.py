@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from ..formula import BlockFormula, RowFormula
+
 
 class Jit:
     """The attribute `jit`: made when it is first used, for Numba is an extra."""
@@ -20,6 +22,8 @@ class Jit:
 
 
 def _functions(formula):
+    if isinstance(formula, RowFormula | BlockFormula):
+        raise AttributeError(f"{formula.name}: jit must be that of a loss of single elements, got one of whole rows")
     try:
         from .._kernels.jit.functions import functions
     except ImportError as missing:

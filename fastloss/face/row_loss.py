@@ -44,11 +44,6 @@ class RowLoss(Loss):
         self._required = len(formula.inputs) - len(formula.optional)
         self._label = formula.inputs.index(formula.label) if formula.label else None
 
-    @property
-    def jit(self) -> Any:
-        """Of losses of single elements alone."""
-        raise AttributeError(f"{self.__name__}: jit must be that of a loss of single elements, got one of whole rows")
-
     def evaluate(
         self,
         *inputs: Any,

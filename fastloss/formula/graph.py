@@ -117,8 +117,10 @@ class Symbol:
 
     def _binary(self, op, other, swapped=False):
         wrap = self.graph.integer if self.kind == INT else self.graph.literal
-        other = wrap(other)
-        return combine(op, *((other, self) if swapped else (self, other)))
+        sides = (wrap(other), self) if swapped else (self, wrap(other))
+        if op in _FOLD:  # conditions count as 1 and 0 in sums and products
+            sides = (select(side, 1, 0) if side.kind == BOOL else side for side in sides)
+        return combine(op, *sides)
 
     def __add__(self, other):
         return self._binary("add", other)

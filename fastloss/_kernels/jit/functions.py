@@ -71,14 +71,15 @@ class Functions:
             if all(choice[names.index(name)] == value for name, value in chosen.items())
         ]
 
-    def _inputs(self):
-        """The arguments that are elements."""
-        return list(self.formula.inputs)
+    @cached_property
+    def inputs(self):
+        """The arguments that are elements, by name."""
+        return self.formula.inputs
 
     def _element(self, want):
         """A function of elements as text may call it: `(*inputs, *hyperparameters) -> tuple`, made for each precision when used."""
         if want not in self._scope:
-            arguments = [*self._inputs(), *self.arguments]
+            arguments = [*self.inputs, *self.arguments]
             scope = {"make": lambda first: self._compute(want, F32 if first == types.float32 else F64)}
             stub = _run(f"def {want}({', '.join(arguments)}):\n    raise NotImplementedError", want, {})
             choose = _run(f"def choose({', '.join(arguments)}):\n    return make({arguments[0]})", "choose", scope)
@@ -89,7 +90,7 @@ class Functions:
     def _compute(self, want, precision):
         """`_element` in one precision."""
         scope, formula = {"double": types.float64}, self.formula
-        lines = [f"def compute({', '.join([*self._inputs(), *self.arguments])}):"]
+        lines = [f"def compute({', '.join([*self.inputs, *self.arguments])}):"]
         slots = [name if i is None else f"{name}[{i}]" for name, i in formula.slots()]
         numbers = formula.vector({name: domain.default for name, domain in formula.parameters.items()} | self.fixed)
         given = [
@@ -138,7 +139,7 @@ class Functions:
         return njit(**INLINED)(function)
 
     def _scalar(self, name, want):
-        arguments = self._inputs()
+        arguments = self.inputs
         call = ", ".join([*arguments, *self.arguments])
         return self._function(name, arguments, [f"    return compute({call})"], {"compute": self._element(want)})
 
@@ -200,7 +201,7 @@ class LossFunctions(Functions):
 
     def _over_arrays(self, name, want, gradients):
         """A function of whole arrays: tile by tile, as the engine goes, so that neither the formula nor the sum is done one by one."""
-        inputs = self._inputs()
+        inputs = self.inputs
         arrays = [*inputs, *gradients]
         result = ", ".join(["value", *([_tuple(f"slope{k}" for k in range(len(gradients)))] if gradients else [])])
         lines = [
@@ -240,16 +241,17 @@ class RuleFunctions(Functions):
         values = {name: domain.default for name, domain in self.formula.parameters.items()} | self.fixed
         return [self.formula.choice(values)]
 
-    def _inputs(self):
-        return list(self.formula.trace(self.choices[0]).inputs)
+    @cached_property
+    def inputs(self):
+        return tuple(self.formula.trace(self.choices[0]).inputs)
 
     def _roles(self, traced, want):
         return list(traced.outputs)
 
     @cached_property
     def step(self):
-        arguments = [*self._inputs(), *(name for name in self.arguments if name == "step" or name in self.formula.carried)]
-        call = ", ".join([*self._inputs(), *self.arguments])
+        arguments = [*self.inputs, *(name for name in self.arguments if name == "step" or name in self.formula.carried)]
+        call = ", ".join([*self.inputs, *self.arguments])
         defaults = {name: value for name, value in self.arguments.items() if name not in arguments}
         lines = [f"    return compute({call})"]
         return self._function("step", arguments, lines, {"compute": self._element("step")}, defaults)
