@@ -44,8 +44,8 @@ class Host:
     def check_rows(self, who):
         """Rows may have learning rates of their own."""
 
-    def variant(self, rule, choice):
-        return RuleVariant(rule.variant_name(choice))
+    def variant(self, rule, choice, library):
+        return RuleVariant(rule.variant_name(choice), library)
 
     def steps(self, known):
         """How many steps were taken."""

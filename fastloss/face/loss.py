@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -10,6 +10,10 @@ from .._kernels import arrays
 from .._kernels.engine import Plan
 from ..formula import Formula, Interval
 from ..formula.document import docstring
+from .jit import Jit
+
+if TYPE_CHECKING:
+    from .._kernels.engine import Library
 
 VALUE, GRAD, HESS = 1, 2, 4
 MOST_PLANS = 64
@@ -19,7 +23,10 @@ class _Documentation:
     """The docstring, of the class or, written from its formula when first read, of a loss."""
 
     def __get__(self, instance, owner):
-        return owner.documentation if instance is None else docstring(instance.formula, instance)
+        if instance is None:
+            return owner.documentation
+        # To show what a user's own loss gives would be to compile it.
+        return docstring(instance.formula, instance if instance.library is None else None)
 
 
 class Loss:
@@ -48,14 +55,31 @@ class Loss:
     """
     __doc__ = _Documentation()
 
-    def __init__(self, formula: Formula) -> None:
+    def __init__(self, formula: Formula, library: "Library | None" = None) -> None:
         self.formula = formula
+        # Where its kernels come from if they are not built in.
+        self.library = library
         self.__name__ = self.__qualname__ = formula.name
         self.__module__ = formula.function.__module__
         self._defaults = {name: domain.default for name, domain in formula.parameters.items()}
         self._domains = tuple(map(_checked, formula.input_domains.values()))
         self._plans = {}
         self._variants = {}
+
+    jit: Any = Jit(
+        """The loss as functions for code that Numba compiles: `jit.value(pred, target, ...)` and its kin, of one element and of arrays.
+
+        In `@njit` code they are called as in Python, hyperparameters by position or name: ``fl.huber.jit.value_and_grad(p, t, delta=2.0)``.
+        Flags, and hyperparameters that may be None, are fixed at their defaults; ``fl.poisson_nll.jit(full=True)`` has the functions
+        for others, and any hyperparameter can be fixed in this way. Numba is imported when this is first used.
+        """
+    )
+
+    @property
+    def _numba_type_(self) -> Any:
+        from .._kernels.jit.numba_types import ObjectType
+
+        return ObjectType(self, ("jit",))
 
     def __repr__(self) -> str:
         arguments = ", ".join([*self.formula.inputs, *(f"{name}={value!r}" for name, value in self._defaults.items())])
@@ -176,7 +200,8 @@ class Loss:
     def _bind(self, parameters):
         formula, values = self.formula, self._values(parameters)
         variant = formula.variant_name(formula.choice(values))
-        return Plan(formula.name, variant, formula.inputs, self._domains, formula.differentiable, formula.vector(values))
+        vector = formula.vector(values)
+        return Plan(formula.name, variant, formula.inputs, self._domains, formula.differentiable, vector, self.library)
 
     def _values(self, parameters):
         """All hyperparameters, looked at."""

@@ -1,7 +1,7 @@
 """The public object of a row loss."""
 
 from collections.abc import Callable, Collection
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -9,6 +9,9 @@ from .._kernels import arrays, kinds
 from .._kernels.engine import RowPlan
 from ..formula import PROBABILITIES, Class, Classes, ClassWeight, Fraction, PerRow, RowFormula
 from .loss import GRAD, HESS, MOST_PLANS, VALUE, Loss, load_cuda
+
+if TYPE_CHECKING:
+    from .._kernels.engine import Library
 
 HVP = 8
 WANTED = {"value": VALUE, "grad": GRAD, "hess": HESS}
@@ -34,8 +37,8 @@ class RowLoss(Loss):
 
     __doc__ = vars(Loss)["__doc__"]
 
-    def __init__(self, formula: RowFormula) -> None:
-        super().__init__(formula)
+    def __init__(self, formula: RowFormula, library: "Library | None" = None) -> None:
+        super().__init__(formula, library)
         kinds = {Class: "label", Classes: "labels", ClassWeight: "class weight", PerRow: "number"}
         self._kinds = {name: kinds.get(type(domain), "row") for name, domain in formula.input_domains.items()}
         self._required = len(formula.inputs) - len(formula.optional)
@@ -149,6 +152,7 @@ class RowLoss(Loss):
             formula.vector(values),
             options["axis"],
             options.get("ignore_index", 0),
+            self.library,
         )
 
     def _bind_on_device(self, parameters, there, along):

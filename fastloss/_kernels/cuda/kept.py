@@ -86,9 +86,9 @@ class Kept:
     def check_rows(self, who):
         raise TypeError(f"{who}: row_lr and row_mask must go with NumPy arrays, got CUDA arrays")
 
-    def variant(self, rule, choice):
-        if getattr(rule, "folds", None):
-            raise TypeError(f"{self.who}: a rule with folds over its tensors must have NumPy arrays, got CUDA arrays")
+    def variant(self, rule, choice, library):
+        if rule.layout(rule.trace(choice)):
+            raise TypeError(f"{self.who}: a rule that looks at whole tensors must have NumPy arrays, got CUDA arrays")
         return updates.Variant(rule, choice)
 
     def sweep(self, who, tensors):
