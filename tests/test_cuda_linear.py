@@ -25,7 +25,7 @@ NAME = "linear_cross_entropy"
 @pytest.mark.skipif(SIMULATED, reason="this is the second process")
 def test_in_the_simulator():
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__],
+        [sys.executable, "-P", "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__],
         env=os.environ | {"NUMBA_ENABLE_CUDASIM": "1"},
         capture_output=True,
         text=True,
