@@ -87,9 +87,10 @@ class Kept:
         raise TypeError(f"{who}: row_lr and row_mask must go with NumPy arrays, got CUDA arrays")
 
     def variant(self, rule, choice):
-        if getattr(rule, "folds", None):
-            raise TypeError(f"{self.who}: a rule with folds over its tensors must have NumPy arrays, got CUDA arrays")
-        return updates.Variant(rule, choice)
+        variant = updates.Variant(rule, choice)
+        if rule.layout(variant.traced) is not None:
+            raise TypeError(f"{self.who}: params must be NumPy arrays for a rule that looks at whole tensors, got CUDA arrays")
+        return variant
 
     def sweep(self, who, tensors):
         if self.tally is None:
