@@ -449,7 +449,7 @@ def test_a_cuda_gradient_of_a_numpy_parameter():
 @pytest.mark.parametrize(("name", "hyper"), [("LAMB", {}), ("AdamW", {"cautious": True})])
 def test_a_rule_that_looks_at_whole_tensors(name, hyper):
     assert looks_at_tensors(name, **hyper)
-    with pytest.raises(TypeError, match=f"^{name}: params must be NumPy arrays for a rule that looks at whole tensors"):
+    with pytest.raises(TypeError, match=f"^{name}: a rule that looks at whole tensors must have NumPy arrays, got CUDA arrays"):
         getattr(fl, name)(to_gpu(ONES), **hyper)
 
 

@@ -13,7 +13,7 @@ import test_rows
 
 import fastloss as fl
 import fastloss.vecmath
-from fastloss.formula import F32, F64, PRECISIONS, VECTOR_FUNCTIONS, WANTS, emit, python
+from fastloss.formula import F32, F64, PRECISIONS, VECTOR_FUNCTIONS, WANTS, c, emit, python
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -50,10 +50,16 @@ def _python(name, want):
     return python.variant_text(_default_variant(formula), formula.roles(want), f"{name}_{want}", formula.source)
 
 
+def _c(name):
+    formula = _formula(name)
+    return "\n\n".join(text for p in PRECISIONS for _, _, text in c.loss_texts(formula, F64, p))
+
+
 TEXTS = {
     "huber_vgh_f32": lambda: _kernel("huber", "vgh", _formula("huber").roles("vgh"), F32),
     "huber_vgh_f64": lambda: _kernel("huber", "vgh", _formula("huber").roles("vgh"), F64),
     "huber_uniforms": lambda: _uniforms("huber"),
+    "huber_c": lambda: _c("huber"),
     "huber_python": lambda: _python("huber", "vgh"),
     "AdamW_step_f32": lambda: _kernel("AdamW", "step", None, F32),
     "AdamW_step_f64": lambda: _kernel("AdamW", "step", None, F64),

@@ -48,6 +48,7 @@ LAYERS = [
     "optimizers",
     "state",
     "threads",
+    "c_api",
     "__init__",
     "information",
     "demo",
@@ -66,8 +67,9 @@ def modules(folder):
 
 
 def imports(path, parts):
-    """(layer or third-party name, at the module's top, line) of every import."""
+    """(layer or third-party name, at the module's top, line) of every import, but for those that type checkers alone see."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree.body = [n for n in tree.body if not (isinstance(n, ast.If) and ast.unparse(n.test) == "TYPE_CHECKING")]
     inside = {id(n) for f in ast.walk(tree) if isinstance(f, ast.FunctionDef | ast.AsyncFunctionDef) for n in ast.walk(f)}
     package = ("fastloss", *parts[:-1])
     for node in ast.walk(tree):
@@ -455,11 +457,21 @@ def test_typing_files_are_installed():
     assert (INSTALLED / "_kernels" / "engine.pyi").exists()
 
 
+def test_headers_are_installed():
+    names = {"fastloss.h", "fastloss_api.h", "fastloss_machine.h"}
+    assert {path.name for path in (INSTALLED / "include").iterdir()} == names
+    assert (INSTALLED / "__init__.pxd").exists()
+    assert (INSTALLED / "c_api.pxd").exists()
+
+
 def test_the_build_files_are_not_installed():
     names = {path.name for path in (INSTALLED / "_kernels").iterdir()}
     assert not names & {
         "generate.py",
+        "generate_header.py",
         "sources.py",
+        "line.pxi",
+        "c_calls.pxi",
         "meson.build",
         "engine.pyx",
         "driver.pxi",
@@ -520,6 +532,13 @@ rate: float = fl.schedules.sequential([schedule, lambda step: 0.1 / (step + 1)],
 lower: float = fl.schedules.ReduceOnPlateau(rate, mode="max").update(loss)
 with fl.threadpool_limits(1):
     threads: int = fl.get_num_threads()
+point: fl.LinePoint = fl.line_search(fl.huber, pred, target, direction=pred, step=0.5, delta=2.0)
+slope: float = point.slope
+model = fl.as_scipy(fl.huber, np.ones((3, 2)), target, l2=0.1, delta=2.0)
+value, grad = model.fun_and_grad(model.start)
+rho = fl.as_least_squares_loss(fl.cauchy, c=2.0)
+folder: str = fl.get_include()
+address: int = fl.c_api.ADDRESS
 """
 BAD = {
     "a wrong keyword": "fl.huber(pred, target, detla=2.0)",
@@ -538,6 +557,9 @@ BAD = {
     "a schedule's steps without their name": "fl.schedules.cosine(1e-3, 10)",
     "a schedule that is changed": "fl.schedules.constant(1e-3).value = 1e-2",
     "a list where a schedule belongs": "fl.schedules.warmup([1e-3], steps=10)",
+    "a line without its direction": "fl.line_search(fl.huber, pred, target)",
+    "text for a step": "fl.line_search(fl.huber, pred, target, direction=pred, step='1')",
+    "a penalty of text": "fl.as_scipy(fl.huber, pred, target, l2='0.1')",
     "centers to assign to that are none": "fl.center.assign(pred, target)",
 }
 

@@ -5,20 +5,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..formula import Positive
+from ..formula import Positive, Real
+from . import kinds
 
 
 def is_bfloat16(dtype):
     return dtype.name == "bfloat16" and dtype.itemsize == 2
-
-
-def bfloat16(who):
-    """The dtype, which NumPy does not have by itself."""
-    try:
-        from ml_dtypes import bfloat16 as dtype
-    except ImportError:
-        raise ImportError(f"{who}: bfloat16 needs ml_dtypes: pip install 'fastloss[state]'") from None
-    return np.dtype(dtype)
 
 
 def is_floating(dtype):
@@ -65,7 +57,7 @@ def as_array(who, name, value):
         )
     if on_device(value):
         raise TypeError(f"{who}: {name} must be in the host's memory, as the others are, got an array in a GPU's")
-    array = np.asarray(value)
+    array = kinds.as_numpy(who, name, value)
     if not (is_floating(array.dtype) or array.dtype.kind in "iub"):
         raise TypeError(
             f"{who}: {name} must hold real numbers (float16 to float64, bfloat16, integers or bool), got dtype {array.dtype}"
@@ -170,14 +162,20 @@ def _closed(interval, dtype):
 
 
 _DIVISOR = Positive()
+_NUMBER = Real()
 
 WEIGHTS = Domain(
     "finite and not negative",
     (0.0, float(np.finfo(np.float32).max)),
-    (0.0, np.finfo(np.float64).max),
+    (0.0, float(np.finfo(np.float64).max)),
     nan_is_outside=True,
     is_summed=True,
 )
+
+
+def as_number(who, name, value):
+    """A finite number."""
+    return _NUMBER.check(who, name, value)
 
 
 def check_normalizer(who, value):
@@ -193,6 +191,17 @@ def divisor_error(who, divisor, normalizer, first):
     return ValueError(
         f"{who}: {what} must be within {dtype}'s range, and its inverse too, for a {first.dtype} input, got {divisor:g}"
     )
+
+
+def divisor(who, reduction, normalizer, count, weight_sum):
+    """What a sum over `count` elements is divided by; `weight_sum` is None without weights."""
+    if reduction != "mean":
+        if normalizer is not None:
+            raise ValueError(f"{who}: normalizer goes with reduction='mean', got reduction={reduction!r}")
+        return 1.0
+    if normalizer is None:
+        return count if weight_sum is None else weight_sum
+    return count if isinstance(normalizer, str) and normalizer == "samples" else check_normalizer(who, normalizer)
 
 
 def as_shape(who, name, array, first_name, shape):

@@ -4,7 +4,7 @@
 from cpython.buffer cimport PyBUF_FORMAT, PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from libc.float cimport DBL_MAX, DBL_MIN, FLT_MAX, FLT_MIN
-from libc.math cimport INFINITY, isfinite, sqrt
+from libc.math cimport INFINITY, NAN, isfinite, sqrt
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
@@ -13,7 +13,7 @@ import warnings
 
 import numpy as np
 
-from . import arrays, levels, norms
+from . import arrays, kinds, levels, norms
 
 cdef extern from "cpu.h":
     int fastloss_cpu_level()
@@ -82,7 +82,15 @@ cdef void* allocate(size_t size) except NULL:
 
 
 cdef void* address(str name) except NULL:
-    return <void*><uintptr_t>_tiles.address(name)
+    return address_in(_tiles, name)
+
+
+cdef void* address_in(object library, str name) except NULL:
+    """Where a function is: `library` is the module of the chosen level, or what compiles a user's formula at run time.
+
+    Both offer `address(name)`, `cost(name)` of a kernel, and `layout(name)` of a row formula's program.
+    """
+    return <void*><uintptr_t>library.address(name)
 
 
 DTYPE_NAMES = ("f32", "f64", "f16", "bf16", "i8", "i16", "i32", "i64", "u8", "u16", "u32", "u64")
@@ -346,9 +354,11 @@ cdef class Plan:
     cdef kernel_function[8][2] kernels
     cdef int[8] costs
     cdef double[MAX_UNIFORMS] uniforms
+    cdef object library
 
-    def __init__(self, who, variant, inputs, domains, gradient_of, vector):
+    def __init__(self, who, variant, inputs, domains, gradient_of, vector, library=None):
         cdef double[MAX_UNIFORMS] parameters
+        self.library = _tiles if library is None else library
         self.who, self.variant, self.inputs, self.domains = who, variant, inputs, domains
         self.differentiable = len(gradient_of)
         memset(self.uniforms, 0, sizeof(self.uniforms))
@@ -356,12 +366,14 @@ cdef class Plan:
         for i, value in enumerate(vector):
             parameters[i] = value
         memset(self.kernels, 0, sizeof(self.kernels))
-        (<uniforms_function>address(variant + "_uniforms"))(parameters, self.uniforms)
+        (<uniforms_function>address_in(self.library, variant + "_uniforms"))(parameters, self.uniforms)
 
     def evaluate(self, int want, tuple inputs, object sample_weight, str reduction, object normalizer, object value_out, object grad_out, object hess_out, bint check):
         """The requested values: what the public calls forward to. Returns (value, gradient, hessian), None where not asked for."""
         cdef Held held
         held.count = 0
+        if is_foreign(inputs, value_out, grad_out, hess_out):
+            return kinds.evaluate(self, want, inputs, sample_weight, reduction, normalizer, value_out, grad_out, hess_out, check)
         try:
             return _evaluate(self, want, inputs, sample_weight, reduction, normalizer, value_out, grad_out, hess_out, check, &held)
         finally:
@@ -371,10 +383,10 @@ cdef class Plan:
         if self.kernels[want][precision] == NULL:
             letters = "v" * (want & VALUE > 0) + "g" * (want & GRAD > 0) + "h" * (want & HESS > 0)
             name = f"{self.variant}_{letters}_{'f64' if precision else 'f32'}"
-            self.costs[want] = _tiles.cost(name)
+            self.costs[want] = self.library.cost(name)
             if precision == F32:
                 self.check_single()
-            self.kernels[want][precision] = <kernel_function>address(name)
+            self.kernels[want][precision] = <kernel_function>address_in(self.library, name)
         return self.kernels[want][precision]
 
     cdef int check_single(self) except -1:
@@ -387,6 +399,17 @@ cdef class Plan:
                 raise ValueError(f"{self.who}: hyperparameters, and what the formula makes of them, must be within float32's range "
                                  f"for a float32 input, got {self.uniforms[k]:g}")
         return 0
+
+
+cdef inline bint is_plain(object out) noexcept:
+    return out is None or type(out) is ndarray
+
+
+cdef inline bint is_foreign(tuple inputs, object value_out, object grad_out, object hess_out) except -1:
+    """Whether the first input, or an output, is an array of another library."""
+    if is_plain(value_out) and is_plain(grad_out) and is_plain(hess_out) and len(inputs) and type(inputs[0]) is ndarray:
+        return False
+    return kinds.is_foreign(inputs, value_out, grad_out, hess_out)
 
 
 cdef int ask_for_signals(void* context) noexcept nogil:
@@ -637,6 +660,8 @@ include "sweep.pxi"
 include "rows.pxi"
 include "row_calls.pxi"
 include "centers.pxi"
+include "line.pxi"
+include "c_calls.pxi"
 
 
 # --- threads --------------------------------------------------------------------------------------------------------------

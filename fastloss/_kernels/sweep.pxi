@@ -296,6 +296,7 @@ cdef class RuleVariant:
     cdef readonly str name
     cdef uniforms_function fill
     cdef kernel_function[2] kernels
+    cdef object library
     # Of a rule that looks at tensors as a whole, see `Update`; the length's place among the parameters, or -1.
     cdef kernel_function[2] folds
     cdef int length
@@ -303,17 +304,17 @@ cdef class RuleVariant:
     cdef uint32_t squares
     cdef uint32_t reads
 
-    def __init__(self, name):
-        self.name = name
-        self.fill = <uniforms_function>address(name + "_uniforms")
-        layout = _tiles.LAYOUTS.get(name, {"length": -1, "squares": [], "reads": []})
+    def __init__(self, name, library=None):
+        self.name, self.library = name, _tiles if library is None else library
+        self.fill = <uniforms_function>address_in(self.library, name + "_uniforms")
+        layout = self.library.layout(name) or {"length": -1, "squares": [], "reads": []}
         self.length, self.sums = layout["length"], len(layout["squares"])
         self.squares = sum(1 << f for f, is_square in enumerate(layout["squares"]) if is_square)
         self.reads = sum(1 << k for k in layout["reads"])
         for precision, real in ((F32, "f32"), (F64, "f64")):
-            self.kernels[precision] = <kernel_function>address(f"{name}_step_{real}")
+            self.kernels[precision] = <kernel_function>address_in(self.library, f"{name}_step_{real}")
             if self.sums:
-                self.folds[precision] = <kernel_function>address(f"{name}_fold_{real}")
+                self.folds[precision] = <kernel_function>address_in(self.library, f"{name}_fold_{real}")
 
 
 cdef class Sweep:

@@ -5,7 +5,7 @@ import numpy as np
 from .._kernels import arrays
 from .._kernels.engine import RuleVariant, Sweep
 from .loss import load_cuda
-from .parameters import check_parameter, row_gradient
+from .parameters import as_parameter, row_gradient
 
 
 class Host:
@@ -16,8 +16,7 @@ class Host:
 
     def parameter(self, who, name, given):
         """The array as the engine works with it, if it can be rewritten in place."""
-        check_parameter(who, name, given)
-        return given
+        return as_parameter(who, name, given)
 
     def shown(self, array):
         """What the caller knows an array of the engine as."""
@@ -45,8 +44,8 @@ class Host:
     def check_rows(self, who):
         """Rows may have learning rates of their own."""
 
-    def variant(self, rule, choice):
-        return RuleVariant(rule.variant_name(choice))
+    def variant(self, rule, choice, library):
+        return RuleVariant(rule.variant_name(choice), library)
 
     def steps(self, known):
         """How many steps were taken."""

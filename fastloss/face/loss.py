@@ -1,7 +1,8 @@
 """The public object of a loss."""
 
 from collections.abc import Callable
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -9,6 +10,10 @@ from .._kernels import arrays
 from .._kernels.engine import Plan
 from ..formula import Formula, Interval
 from ..formula.document import docstring
+from .jit import Jit
+
+if TYPE_CHECKING:
+    from .._kernels.engine import Library
 
 VALUE, GRAD, HESS = 1, 2, 4
 MOST_PLANS = 64
@@ -18,7 +23,10 @@ class _Documentation:
     """The docstring, of the class or, written from its formula when first read, of a loss."""
 
     def __get__(self, instance, owner):
-        return owner.documentation if instance is None else docstring(instance.formula, instance)
+        if instance is None:
+            return owner.documentation
+        # To show what a user's own loss gives would be to compile it.
+        return docstring(instance.formula, instance if instance.library is None else None)
 
 
 class Loss:
@@ -47,14 +55,31 @@ class Loss:
     """
     __doc__ = _Documentation()
 
-    def __init__(self, formula: Formula) -> None:
+    def __init__(self, formula: Formula, library: "Library | None" = None) -> None:
         self.formula = formula
+        # Where its kernels come from if they are not built in.
+        self.library = library
         self.__name__ = self.__qualname__ = formula.name
         self.__module__ = formula.function.__module__
         self._defaults = {name: domain.default for name, domain in formula.parameters.items()}
         self._domains = tuple(map(_checked, formula.input_domains.values()))
         self._plans = {}
         self._variants = {}
+
+    jit: Any = Jit(
+        """The loss as functions for code that Numba compiles: `jit.value(pred, target, ...)` and its kin, of one element and of arrays.
+
+        In `@njit` code they are called as in Python, hyperparameters by position or name: ``fl.huber.jit.value_and_grad(p, t, delta=2.0)``.
+        Flags, and hyperparameters that may be None, are fixed at their defaults; ``fl.poisson_nll.jit(full=True)`` has the functions
+        for others, and any hyperparameter can be fixed in this way. Numba is imported when this is first used.
+        """
+    )
+
+    @property
+    def _numba_type_(self) -> Any:
+        from .._kernels.jit.numba_types import ObjectType
+
+        return ObjectType(self, ("jit",))
 
     def __repr__(self) -> str:
         arguments = ", ".join([*self.formula.inputs, *(f"{name}={value!r}" for name, value in self._defaults.items())])
@@ -175,7 +200,8 @@ class Loss:
     def _bind(self, parameters):
         formula, values = self.formula, self._values(parameters)
         variant = formula.variant_name(formula.choice(values))
-        return Plan(formula.name, variant, formula.inputs, self._domains, formula.differentiable, formula.vector(values))
+        vector = formula.vector(values)
+        return Plan(formula.name, variant, formula.inputs, self._domains, formula.differentiable, vector, self.library)
 
     def _values(self, parameters):
         """All hyperparameters, looked at."""
@@ -209,11 +235,12 @@ class Loss:
         return self._variants[choice]
 
 
+@cache
 def load_cuda(who):
     """The engine for GPUs, which needs Numba's CUDA package."""
     try:
         from .._kernels import cuda
-        from .._kernels.cuda import kept, plan, pointwise, rows  # noqa: F401
+        from .._kernels.cuda import kept, linear, plan, pointwise, rows  # noqa: F401
     except ImportError as missing:
         raise ImportError(f"{who}: CUDA arrays need numba-cuda: pip install 'fastloss[cuda]' ({missing})") from missing
     return cuda
@@ -229,6 +256,13 @@ _CALLS: dict[str, tuple[int, Any]] = {
 }
 # The settings of a call, in the engine's order.
 _SETTINGS = ("sample_weight", "reduction", "normalizer", "value_out", "grad_out", "hess_out", "check")
+
+
+def bound(who, loss, parameters):
+    """The engine's kernels of a loss of single elements with these hyperparameters; TypeError in the name of `who` for any other."""
+    if not isinstance(loss, Loss) or type(loss.formula) is not Formula:
+        raise TypeError(f"{who}: loss must be a loss of single elements, got {loss!r}")
+    return loss._bind(parameters)
 
 
 def _checked(domain):

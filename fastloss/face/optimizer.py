@@ -3,7 +3,7 @@
 import math
 import threading
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from .._kernels import arrays
 from ..formula import Fraction, Positive, Real, UpdateRule
 from ..formula.document import optimizer_docstring
 from .engines import HOST, engine_of
+from .jit import Jit
 from .parameters import (
     SparseRows,
     check_keys,
@@ -23,6 +24,9 @@ from .parameters import (
     of_rows,
     state_dtypes,
 )
+
+if TYPE_CHECKING:
+    from .._kernels.engine import Library
 
 
 class StepResult(NamedTuple):
@@ -73,7 +77,15 @@ class Optimizer:
         May be changed between steps, not to or from None.
     """
 
+    jit: Any = Jit(
+        """The rule as a function for code that Numba compiles: `jit.step(param, grad, *states, step, *hyperparameters)`, of one element.
+
+        It returns the new parameter and states, in a tuple if there are any. Flags, and what else decides which states there are, are
+        fixed at their defaults; ``fl.SGD.jit(momentum=0.9)`` has the function for others. Numba is imported when this is first used.
+        """
+    )
     rule: UpdateRule
+    library: "Library | None" = None  # where the kernels come from if they are not built in
     _what = "params"  # what errors call them
     _on_gpu = True  # whether they may be CUDA arrays
     param_groups: list[dict[str, Any]]
@@ -100,18 +112,13 @@ class Optimizer:
         self._engine = None
         self._is_grouped = isinstance(params, list | tuple) and len(params) > 0 and all(is_group(p) for p in params)
         self.param_groups = []
-        self._tensors = []
         for index, group in enumerate(params if self._is_grouped else [{"params": params}]):
             own = {name: value for name, value in group.items() if name != "params"}
             unknown = [name for name in own if name not in defaults]
             if unknown:
                 raise TypeError(f"{who}: params[{index}] must hold 'params' and {', '.join(defaults)}, got {unknown[0]!r}")
             self.param_groups.append({"params": group["params"], **defaults, **own})
-            prefix = f"{self._what}[{index}]" if self._is_grouped else self._what
-            for name, array in named(who, prefix, group["params"]):
-                if self._engine is None:
-                    self._engine = engine_of(who, array) if self._on_gpu else HOST
-                self._tensors.append((index, name, self._engine.parameter(who, name, array)))
+        self._tensors = self._over_params()
         self._engine = self._engine or HOST
         self.ema_decay = ema_decay
         self._check_ema_decay()
@@ -315,6 +322,7 @@ class Optimizer:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
+        self._tensors = self._over_params()  # a tensor's memory is another one now
         self._lock = threading.Lock()
         self._variants = {}
         self._seen = self._needed = None
@@ -325,6 +333,17 @@ class Optimizer:
             ", ".join(f"{name}={group[name]!r}" for name in self._hyperparameters()) for group in self.param_groups
         )
         return f"{type(self).__name__}({len(self._tensors)} arrays, {groups})"
+
+    def _over_params(self):
+        """(group, name, array) for every parameter."""
+        who, found = type(self).__name__, []
+        for index, group in enumerate(self.param_groups):
+            prefix = f"{self._what}[{index}]" if self._is_grouped else self._what
+            for name, array in named(who, prefix, group["params"]):
+                if self._engine is None:
+                    self._engine = engine_of(who, array) if self._on_gpu else HOST
+                found.append((index, name, self._engine.parameter(who, name, array)))
+        return found
 
     @classmethod
     def _hyperparameters(cls):
@@ -522,7 +541,7 @@ class Optimizer:
 
     def _variant(self, choice):
         if choice not in self._variants:
-            self._variants[choice] = self._engine.variant(self.rule, choice)
+            self._variants[choice] = self._engine.variant(self.rule, choice, self.library)
         return self._variants[choice]
 
     def _check_state(self, who, name, own, choice, array):
@@ -567,9 +586,11 @@ def _snapshot(value, steps):
 def update_rule(**options: Any) -> Callable[[Callable], type[Optimizer]]:
     """Make an optimizer class of an update rule: see `fastloss.optimizers` for what one looks like."""
 
-    def define(function):
-        rule = UpdateRule.define(function, **options)
-        members = {"rule": rule, "__doc__": optimizer_docstring(rule), "__module__": function.__module__}
-        return type(function.__name__, (Optimizer,), members)
+    return lambda function: optimizer_class(UpdateRule.define(function, **options))
 
-    return define
+
+def optimizer_class(rule: UpdateRule, library: "Library | None" = None) -> type[Optimizer]:
+    """The optimizer of a rule."""
+    module = rule.function.__module__
+    members = {"rule": rule, "library": library, "__doc__": optimizer_docstring(rule), "__module__": module}
+    return type(rule.name, (Optimizer,), members)

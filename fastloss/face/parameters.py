@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._kernels import arrays
+from .._kernels import arrays, kinds
 
 
 class SparseRows(NamedTuple):
@@ -22,7 +22,7 @@ class SparseRows(NamedTuple):
 def floating_dtype(who, name, given):
     """A floating dtype of two to eight bytes."""
     if given == "bfloat16":
-        given = arrays.bfloat16(who)
+        given = kinds.bfloat16(who)
     try:
         dtype = np.dtype(given)
     except TypeError:
@@ -112,11 +112,14 @@ def named(who, prefix, params):
     return [(prefix, params)]
 
 
-def check_parameter(who, name, array):
+def as_parameter(who, name, array):
+    """The array that is rewritten in place: the one given, or the memory of a PyTorch tensor."""
+    array = kinds.writable(who, name, array)
     if type(array) is not np.ndarray:
         raise TypeError(f"{who}: {name} must be a NumPy array, for it is rewritten in place, got {type(array).__name__}")
     arrays.check_floating(who, name, array)
     arrays.check_output(who, name, array, array.shape, array.dtype.newbyteorder("="))
+    return array
 
 
 def match(who, name, params, grads):

@@ -1,14 +1,17 @@
 """The public object of a row loss."""
 
 from collections.abc import Callable, Collection
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .._kernels import arrays
+from .._kernels import arrays, kinds
 from .._kernels.engine import RowPlan
 from ..formula import PROBABILITIES, Class, Classes, ClassWeight, Fraction, PerRow, RowFormula
 from .loss import GRAD, HESS, MOST_PLANS, VALUE, Loss, load_cuda
+
+if TYPE_CHECKING:
+    from .._kernels.engine import Library
 
 HVP = 8
 WANTED = {"value": VALUE, "grad": GRAD, "hess": HESS}
@@ -34,8 +37,8 @@ class RowLoss(Loss):
 
     __doc__ = vars(Loss)["__doc__"]
 
-    def __init__(self, formula: RowFormula) -> None:
-        super().__init__(formula)
+    def __init__(self, formula: RowFormula, library: "Library | None" = None) -> None:
+        super().__init__(formula, library)
         kinds = {Class: "label", Classes: "labels", ClassWeight: "class weight", PerRow: "number"}
         self._kinds = {name: kinds.get(type(domain), "row") for name, domain in formula.input_domains.items()}
         self._required = len(formula.inputs) - len(formula.optional)
@@ -107,7 +110,7 @@ class RowLoss(Loss):
         else:
             there, key = self.formula.inputs[:count], count
         on_device = type(inputs[0]) is not np.ndarray and arrays.on_device(inputs[0])
-        if self.formula.is_soft and _are_probabilities(inputs[self._label], inputs[0]):
+        if self.formula.is_soft and _are_probabilities(self.__name__, self.formula.label, inputs[self._label], inputs[0]):
             there, key = (*there, PROBABILITIES), (PROBABILITIES, key)
         if on_device:
             return self._plan_on_device(parameters, there, along), inputs
@@ -149,6 +152,7 @@ class RowLoss(Loss):
             formula.vector(values),
             options["axis"],
             options.get("ignore_index", 0),
+            self.library,
         )
 
     def _bind_on_device(self, parameters, there, along):
@@ -191,12 +195,12 @@ class RowLoss(Loss):
         return min(max(value.__index__(), -(2**31)), 2**31 - 1) if name == "axis" else value.__index__()
 
 
-def _are_probabilities(target, logits):
+def _are_probabilities(who, name, target, logits):
     """Whether the target holds a number for each logit: as many dimensions, and floating."""
     if arrays.on_device(target):
         return "float" in str(target.dtype) and len(target.shape) == len(logits.shape)
     if type(target) is not np.ndarray:
-        target = np.asarray(target)
+        target = kinds.as_numpy(who, name, target)
     if target.dtype.kind in "iub":
         return False
     return arrays.is_floating(target.dtype) and target.ndim > 0 and target.ndim == np.ndim(logits)

@@ -13,7 +13,9 @@ from typing import ClassVar
 
 from .derive import carries_nan, derivative, guard_nan
 from .domains import Class, Classes, ClassWeight, Each, Flag, PerRow, Real, WeightDecay
+from .emit import uniforms
 from .graph import CALL, FOLDS, INT, ROW, RUNS, FormulaError, Graph, Parameter, Symbol, select, walk
+from .located import located
 from .rows import ALONG, row_derivatives, row_tangent
 
 # What one pass may return: v(alue), g(radient), h(essian).
@@ -75,7 +77,7 @@ class Formula:
 
     def __post_init__(self):
         code = self.function.__code__
-        self.name = self.function.__name__
+        self.name = self.function.__name__ if self.function.__name__.isidentifier() else "formula"  # a lambda
         self.arguments = code.co_varnames[: code.co_argcount]
         self.line = code.co_firstlineno
         self.doc = self.function.__doc__ or ""
@@ -100,6 +102,10 @@ class Formula:
     def define(cls, function, reference="", peers=None, differentiable=(), **domains):
         """The formula that a decorator's options describe."""
         return cls(function, domains, reference, peers or {}, tuple(differentiable))
+
+    @property
+    def is_built_in(self):
+        return self.function.__module__.startswith("fastloss.")
 
     @property
     def source(self):
@@ -158,7 +164,8 @@ class Formula:
             else:
                 arguments[name] = None if chosen == "none" else chosen
         inputs = {n: arguments[n] for n in self.inputs if n not in absent}
-        return graph, inputs, leaves, self.apply(arguments)
+        with located(self.name):
+            return graph, inputs, leaves, self.apply(arguments)
 
     def apply(self, arguments):
         """What the formula makes of its arguments."""
@@ -327,6 +334,8 @@ class UpdateRule(Formula):
         return {name: following(step=step, **{**hyperparameters, **carried}) for name, (_, following) in self.carried.items()}
 
     def apply(self, arguments):
+        if "step" not in self.arguments:
+            del arguments["step"]
         if self.decay is not None:
             param, weight_decay = arguments["param"], arguments.pop("weight_decay")
             if arguments.pop("decoupled_weight_decay", self.decay.decoupled):
@@ -347,7 +356,7 @@ class UpdateRule(Formula):
         """What the engine is told of a variant that looks at its tensor as a whole; None of the others.
 
         Where among the parameters the length stands, the sums after it; for each of these whether it is of squares; which arrays
-        they are made of.
+        they are made of. FormulaError if it is more than the engine has room for.
         """
         nodes = walk(traced.outputs.values())
         if not traced.folds and all(node.op != "length" for node in nodes):
@@ -355,6 +364,14 @@ class UpdateRule(Formula):
         summed = {id(node) for node in walk([traced.outputs[role] for role in traced.folds])}
         reads = [k for k, symbol in enumerate(traced.inputs.values()) if id(symbol) in summed]
         squares = [role.startswith(SQUARED) for role in traced.folds]
+        # The engine's fixed tables (_kernels/sweep.pxi).
+        for what, count, most in (
+            ("arrays and sums", len(traced.inputs) + len(traced.folds), 12),
+            ("hyperparameters and sums", len(traced.parameters) + 1 + len(traced.folds), 32),
+            ("numbers", len(uniforms(traced, list(traced.outputs.values()))), 32),
+        ):
+            if count > most:
+                raise FormulaError(f"{traced.name}: an update rule must need at most {most} {what}, got {count}")
         return {"length": len(traced.parameters), "squares": squares, "reads": reads}
 
     @classmethod

@@ -1,4 +1,4 @@
-"""From a graph to text: Cython for the ahead-of-time kernels. `python.py` writes Python, for Numba.
+"""From a graph to text: Cython for the ahead-of-time kernels. `python.py` writes Python, for Numba, `c.py` C.
 
 A kernel has the tile signature `(count, arrays, uniforms)`: contiguous arrays of one precision, inputs first, then outputs, and
 the numbers that are the same for all elements, computed beforehand in double by the variant's `uniforms` function.
@@ -43,6 +43,10 @@ class Cython:
     def declare(self, name, kind):
         return f"cdef {self.c_type(kind)} {name}"
 
+    def calls(self, node):
+        """Whether an operation is a function's call rather than a sign."""
+        return False
+
     def infix(self, node, text, strength):
         return text, strength
 
@@ -76,9 +80,9 @@ class Body:
         if op == "literal":
             text = self.language.literal(node)
             return text, ATOM if text[0] not in "-<" else _STRENGTH["neg"]
-        if op == "neg":
+        if op == "neg" and not self.language.calls(node):
             return self.language.infix(node, f"-{self.text(node.args[0], _STRENGTH['neg'])}", _STRENGTH["neg"])
-        if op in _INFIX:
+        if op in _INFIX and not self.language.calls(node):
             strength = _STRENGTH[op]
             left, right = node.args
             text = f"{self.text(left, strength)} {_INFIX[op]} {self.text(right, strength + 1)}"

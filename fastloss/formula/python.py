@@ -22,6 +22,9 @@ class Python:
     def function(self, node):
         return node.op
 
+    def calls(self, node):
+        return False
+
     def infix(self, node, text, strength):
         # Numba widens integers as it adds them; where they wrap they must stay as wide as the floating-point numbers.
         return (f"whole({text})", ATOM) if node.kind == INT else (text, strength)

@@ -6,7 +6,7 @@ Python that they are, on the host's memory.
 
 import ctypes
 from contextlib import nullcontext
-from functools import cache
+from functools import cache, lru_cache
 from types import SimpleNamespace
 from unittest import mock
 
@@ -27,6 +27,9 @@ if SIMULATED:
     from numba.cuda.simulator.kernelapi import FakeCUDAShared
 
     FakeCUDAShared.array = simulated.shared_array(FakeCUDAShared.array)
+else:  # the simulator has neither
+    from numba.cuda import dispatcher
+    from numba.cuda.cudadrv import driver
 # Of a block. The simulator runs a thread of the system for each.
 THREADS = 16 if SIMULATED else 256
 
@@ -58,7 +61,9 @@ class Kernel:
     def __init__(self, precision, name, text, types, **more):
         self.name, self.text, self.types = name, text, tuple(types)
         self._function = machine(precision).define(text, name, **more)
-        self._compiled = None
+        # What a launch takes Python's own numbers for: addresses, whole numbers of 64 bits.
+        self._narrow = [(k, STORAGES[kind].c_type) for k, kind in enumerate(self.types) if kind[-1] != "*" and kind != "i64"]
+        self._loaded = {}
 
     def launch(self, blocks, threads, stream, arguments, shared=0):
         """Run on a stream; pointers are addresses."""
@@ -66,9 +71,21 @@ class Kernel:
             given = [simulated.argument(kind, value) for kind, value in zip(self.types, arguments, strict=True)]
             cuda.jit(self._function)[blocks, threads, 0, shared](*given)
             return
-        if self._compiled is None:
-            self._compiled = cuda.jit(self._function).compile(self._signature())
-        self._compiled.launch(arguments, (blocks, 1, 1), (threads, 1, 1), _stream(stream), shared)
+        number = current()
+        compiled = self._loaded.get(number) or self._load(number)
+        given = list(arguments)
+        for k, c_type in self._narrow:
+            given[k] = c_type(given[k])
+        # As Numba's own launch does, which makes all of it anew each time.
+        dispatcher.launch(_stream(number, stream), _grid(blocks, threads, shared), compiled.kernel, *given)
+
+    def _load(self, number):
+        """The kernel on the present GPU, of that number."""
+        compiled = cuda.jit(self._function).compile(self._signature())
+        # The function in the GPU's memory goes with what it was compiled into.
+        function = compiled._codelibrary.get_cufunc()
+        self._loaded[number] = SimpleNamespace(kernel=function.kernel, function=function, compiled=compiled)
+        return self._loaded[number]
 
     def ptx(self, capability):
         """The assembly for a compute capability, GPU or no GPU."""
@@ -88,7 +105,11 @@ def on(number):
 
 def current():
     """The number of the present GPU."""
-    return 0 if SIMULATED else cuda.get_current_device().id
+    if SIMULATED:
+        return 0
+    failed, number = driver.binding.cuCtxGetDevice()
+    # Numba's way takes some microseconds; it makes a context where there is none.
+    return cuda.get_current_device().id if int(failed) else int(number)
 
 
 @cache
@@ -160,16 +181,19 @@ def _kind(kind):
 
 def _driver():
     """CUDA's driver API: calls that raise what goes wrong."""
-    from numba.cuda.cudadrv import driver
-
     return driver.driver
 
 
-def _stream(handle):
-    """A stream's address as Numba launches on it."""
-    from numba.cuda.cudadrv import driver
+@lru_cache(maxsize=1024)
+def _stream(number, handle):
+    """A stream of a GPU, by its address, as it is launched on."""
+    return driver.ExperimentalStream.from_handle(handle)
 
-    return driver._to_core_stream(cuda.external_stream(handle) if handle else 0)
+
+@lru_cache(maxsize=1024)
+def _grid(blocks, threads, shared):
+    """The form of a launch."""
+    return dispatcher.LaunchConfig(grid=(blocks, 1, 1), block=(threads, 1, 1), shmem_size=shared)
 
 
 # --- instructions -----------------------------------------------------------------------------------------------------------

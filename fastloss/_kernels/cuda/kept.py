@@ -86,11 +86,10 @@ class Kept:
     def check_rows(self, who):
         raise TypeError(f"{who}: row_lr and row_mask must go with NumPy arrays, got CUDA arrays")
 
-    def variant(self, rule, choice):
-        variant = updates.Variant(rule, choice)
-        if rule.layout(variant.traced) is not None:
-            raise TypeError(f"{self.who}: params must be NumPy arrays for a rule that looks at whole tensors, got CUDA arrays")
-        return variant
+    def variant(self, rule, choice, library):
+        if rule.layout(rule.trace(choice)):
+            raise TypeError(f"{self.who}: a rule that looks at whole tensors must have NumPy arrays, got CUDA arrays")
+        return updates.Variant(rule, choice)
 
     def sweep(self, who, tensors):
         if self.tally is None:

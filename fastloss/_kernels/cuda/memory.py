@@ -4,13 +4,14 @@ Each library is a `Kind`; which one an array belongs to its type's module says, 
 """
 
 import ctypes
+from contextlib import nullcontext
 from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 
-from .. import arrays
-from . import device, simulated
+from .. import arrays, kinds
+from . import device
 from .storage import STORAGES, code_of
 
 _BF16_NAMES = ("bfloat16", "torch.bfloat16")
@@ -37,11 +38,15 @@ class Array(NamedTuple):
 
     @property
     def dtype(self):
-        return arrays.bfloat16(self.kind.name) if self.code == "bf16" else STORAGES[self.code].dtype
+        return kinds.bfloat16(self.kind.name) if self.code == "bf16" else STORAGES[self.code].dtype
 
     @property
     def itemsize(self):
         return STORAGES[self.code].itemsize
+
+    def form(self):
+        """All that kernels are chosen by: what is left is where it lies."""
+        return self.kind, self.shape, self.strides, self.code, self.device, self.address & 15
 
     def extent(self):
         """The first byte of its memory and the one behind its last."""
@@ -89,6 +94,10 @@ class Kind:
         """The library's present stream, as an address."""
         return 0
 
+    def on(self, number, stream):
+        """Within, a stream is the library's present one: memory that goes back while it is at work is not given away before."""
+        return nullcontext()
+
     def finish(self, stream):
         """What a library without streams waits for before it sees results."""
 
@@ -122,6 +131,11 @@ class CuPy(Kind):
 
         return cupy.cuda.get_current_stream().ptr
 
+    def on(self, number, stream):
+        import cupy
+
+        return cupy.cuda.ExternalStream(stream, number)
+
 
 class Torch(Kind):
     name = "PyTorch"
@@ -132,7 +146,8 @@ class Torch(Kind):
             raise TypeError(
                 f"{who}: {name} must hold real numbers (float16 to float64, bfloat16, integers or bool), got dtype {value.dtype}"
             )
-        value = value.detach()
+        if value.is_neg():
+            raise TypeError(f"{who}: {name} must hold its numbers as they are, got a negated view: resolve_neg() makes a copy")
         return Array(value, self, value.data_ptr(), tuple(value.shape), value.stride(), code, value.device.index or 0)
 
     def stays(self, value, array):
@@ -140,15 +155,18 @@ class Torch(Kind):
         return value.data_ptr() == array.address and tuple(value.shape) == array.shape
 
     def empty(self, like, shape, code):
-        import torch
-
-        dtype = next(dtype for dtype, own in _torch_codes().items() if own == code)
-        return torch.empty(shape, dtype=dtype, device=like.owner.device)
+        empty, dtypes = _torch_empty()
+        return empty(shape, dtype=dtypes[code], device=like.owner.device)
 
     def stream(self, like):
         import torch
 
         return torch.cuda.current_stream(like.device).cuda_stream
+
+    def on(self, number, stream):
+        import torch
+
+        return torch.cuda.stream(torch.cuda.ExternalStream(stream, number))
 
 
 class Jax(Kind):
@@ -299,9 +317,9 @@ def _torch_codes():
     return {getattr(torch, name): code for code, name in names.items()} | {torch.bool: "u8"}
 
 
-def pointer(array):
-    """What stands for the array in a launch."""
-    return array.address
+@cache
+def _torch_empty():
+    """PyTorch's maker of tensors, and its dtypes by code."""
+    import torch
 
-
-__all__ = ["Array", "broadcast", "collapsed", "contiguous", "kind_of", "simulated", "take"]
+    return torch.empty, {code: dtype for dtype, code in _torch_codes().items() if dtype != torch.bool}

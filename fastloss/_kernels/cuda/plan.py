@@ -1,6 +1,7 @@
 """What calls of all losses have in common on a GPU: arrays taken and checked, results made, weights added up, launches in order."""
 
 import math
+from contextlib import nullcontext
 from functools import cache, cached_property
 
 import numpy as np
@@ -14,6 +15,10 @@ from . import device, faults, memory, sums, walk
 from .storage import STORAGES
 
 VALUE, GRAD, HESS = 1, 2, 4
+MOST_LAYOUTS = 64
+_REDUCTIONS = ("mean", "sum", "none")
+_REAL_SIZES = {"f32": 4, "f64": 8}
+_ALIGNMENT = 256
 LETTERS = {VALUE: "v", GRAD: "g", HESS: "h"}
 
 
@@ -43,7 +48,7 @@ class OnStream:
     """A plan whose calls go onto a stream, the library's present one if that is None; as the CPU engine's plans are called."""
 
     def __init__(self, plan, stream):
-        self._plan, self._stream = plan, stream
+        self._plan, self._stream = plan, None if stream is None else stream_of(stream)
 
     def evaluate(self, want, inputs, sample_weight, reduction, normalizer, value_out, grad_out, hess_out, check, *others):
         return self.prepare(want, inputs, sample_weight, reduction, normalizer, value_out, grad_out, hess_out, check, *others)()
@@ -53,32 +58,90 @@ class OnStream:
         return self._plan.prepare(want, inputs, sample_weight, reduction, normalizer, outs, check, self._stream, *others)
 
 
+class Place(int):
+    """An address while a call is laid out: so far behind the beginning of the array of that number."""
+
+    def __new__(cls, address, number, offset=0):
+        place = super().__new__(cls, address)
+        place.number, place.offset = number, offset
+        return place
+
+
 class Prepared:
     """A call that was looked at and laid out: calling it launches it again on the same arrays, and returns the same results."""
 
-    def __init__(self, call, results):
-        self._number, self._stream, self._launches, self._kind = call.number, call.stream, call.launches, call.kind
-        self._kept, self.results = call.kept, results
+    def __init__(self, layout, stream, addresses, kept, results):
+        self._number, self._kind, self._stream, self._kept, self.results = layout.number, layout.kind, stream, kept, results
+        self._launches = []
+        for kernel, blocks, arguments, shared, places in layout.launches:
+            own = arguments.copy()
+            for k, number, offset in places:
+                own[k] = addresses[number] + offset
+            self._launches.append((kernel, blocks, own, shared))
 
     def __call__(self):
         with device.on(self._number):
-            for kernel, blocks, arguments, shared in self._launches:
-                kernel.launch(blocks, device.THREADS, self._stream, arguments, shared)
+            self.launch()
         self._kind.finish(self._stream)
         return self.results
 
+    def launch(self):
+        for kernel, blocks, arguments, shared in self._launches:
+            kernel.launch(blocks, device.THREADS, self._stream, arguments, shared)
+
+
+class Layout:
+    """What a call comes to for arrays of certain forms, wherever they lie: which memory is new, and the launches."""
+
+    def __init__(self, call, results):
+        self.number, self.kind, self.results = call.number, call.kind, results
+        self.new = [(array.shape, array.code) for array in call.new]
+        if call.room:
+            # The numbers beside results, in one piece.
+            self.new.append(((-(-call.room // _REAL_SIZES[call.precision.name]),), call.precision.name))
+        room = len(call.given) + len(call.new)
+        self.launches = []
+        for kernel, blocks, arguments, shared in call.launches:
+            places = [
+                (k, room if one.number is None else one.number, one.offset)
+                for k, one in enumerate(arguments)
+                if isinstance(one, Place)
+            ]
+            self.launches.append((kernel, blocks, list(arguments), shared, places))
+
+    def bound(self, given, stream):
+        """The call on these arrays, and on new ones for what is new."""
+        first, kind = given[0], self.kind
+        owners, addresses = [array.owner for array in given], [array.address for array in given]
+        own = kind.stream(first)
+        with nullcontext() if stream is None or stream == own else kind.on(self.number, stream):
+            for shape, code in self.new:
+                new = kind.empty(first, shape, code)
+                owners.append(new)
+                addresses.append(memory.kind_of(new).take("", "", new).address)
+        return Prepared(self, own if stream is None else stream, addresses, owners, _filled(self.results, owners))
+
+
+def _filled(results, owners):
+    """What the caller gets, arrays where their numbers are."""
+    if isinstance(results, int):
+        return owners[results]
+    if isinstance(results, tuple):
+        return tuple(None if one is None else _filled(one, owners) for one in results)
+    return {name: owners[number] for name, number in results.items()}
+
 
 class Call:
-    """One call while it is laid out."""
+    """One call while it is laid out, its arrays' addresses as places."""
 
-    def __init__(self, want, inputs, stream):
-        first = inputs[0]
-        self.want, self.inputs, self.kind = want, inputs, first.kind
-        self.number, self.stream = first.device, first.kind.stream(first) if stream is None else _stream(stream)
+    def __init__(self, want, given, inputs, check):
+        self.want, self.inputs, self.checks = want, given[:inputs], check
+        first = self.inputs[0]
+        self.kind, self.number = first.kind, first.device
         self.precision = F64 if first.code == "f64" else F32
         self.outputs, self.weights, self.by_weights = {}, None, False
         self.scale, self.total_weight, self.sums = 1.0, None, False
-        self.launches, self.kept = [], []
+        self.given, self.new, self.room, self.launches = given, [], 0, []
         self.count = first.size
 
     def arrays(self):
@@ -96,11 +159,19 @@ class Call:
         count = self.count if count is None else count
         return max(1, min(-(-count // (width * device.THREADS)), device.blocks_at_once(self.number)))
 
-    def scratch(self, count, code=None):
+    def result(self, shape, code):
+        """A new array that the caller gets; its owner is its number."""
+        number, shape = len(self.given) + len(self.new), tuple(shape)
+        array = memory.Array(number, self.kind, Place(0, number), shape, memory.contiguous(shape), code, self.number)
+        self.new.append(array)
+        return array
+
+    def scratch(self, count):
         """The address of new memory for so many numbers."""
-        array = self.kind.take("", "", self.kind.empty(self.inputs[0], (count,), code or self.precision.name))
-        self.kept.append(array.owner)
-        return array.address
+        offset = self.room
+        # As far apart as any load from it wants.
+        self.room += -(-count * _REAL_SIZES[self.precision.name] // _ALIGNMENT) * _ALIGNMENT
+        return Place(0, None, offset)
 
     def partials(self, blocks):
         """Memory for a pair of each block; the last one's count is what is to be folded."""
@@ -122,9 +193,9 @@ class Call:
 
     def finish(self, divisor, result):
         """Launch what makes the value of the blocks' sums."""
-        divides = "weights" if self.by_weights else "number"
-        kernel = sums.finish(self.precision, result.code, divides)
-        self.add(kernel, 1, [self.folded, self.pairs, divisor, self.total_weight or self.pairs, result.address])
+        kernel = sums.finish(self.precision, result.code, "weights" if self.by_weights else "number")
+        weights = self.total_weight if self.by_weights else self.pairs
+        self.add(kernel, 1, [self.folded, self.pairs, divisor, weights, result.address])
 
 
 class Plan:
@@ -132,24 +203,49 @@ class Plan:
 
     def __init__(self, who, variant, vector, domains):
         self.who, self.variant, self.formula, self.vector = who, variant, variant.formula, vector
-        self._domains, self._slots, self._numbers = domains, {}, {}
+        self._domains, self._slots, self._numbers, self._layouts = domains, {}, {}, {}
         self.names = self.formula.inputs
 
     def prepare(self, want, inputs, sample_weight, reduction, normalizer, outs, check, stream, others=()):
         """Look at a call's arrays and lay it out. `outs` are the arrays to write into: of the value, gradient and Hessian, or None."""
-        taken = [memory.take(self.who, name, x) for name, x in zip(self.names, inputs, strict=True)]
-        self.check_first(taken[0])
-        for name, array in zip(self.names[1:], taken[1:], strict=True):
-            if array.device != taken[0].device:
-                raise ValueError(
-                    f"{self.who}: {name} must be on GPU {taken[0].device}, as {self.names[0]}, got GPU {array.device}"
-                )
-            self.check_input(name, array, taken[0])
-        call = Call(want, taken, stream)
-        faults.raise_reported(call.number)
-        call.checks = check
+        if normalizer is not None or reduction not in _REDUCTIONS:
+            normalizer = self._check_reduction(reduction, normalizer)
+        who, names = self.who, self.names
+        given = [memory.take(who, name, x) for name, x in zip(names, inputs, strict=True)]
+        if sample_weight is not None:
+            given.append(memory.take(who, "sample_weight", sample_weight))
+        before = len(given)
+        titles = ()
+        if outs[0] is not None or outs[1] is not None or outs[2] is not None:
+            named = list(_named(outs))
+            titles = tuple(title for title, _ in named)
+            given += [memory.take(who, title, out) for title, out in named]
+        key = want, reduction, normalizer, bool(check), others, titles, before, tuple([array.form() for array in given])
+        layout = self._layouts.get(key)
+        faults.raise_reported(given[0].device)
+        if layout is None:
+            layout = self._lay_out(want, given, before, reduction, normalizer, outs, titles, check, others)
+            if len(self._layouts) >= MOST_LAYOUTS:
+                self._layouts.clear()
+            self._layouts[key] = layout
+        if titles:
+            self._check_apart([*names, "sample_weight"][:before], titles, given)
+        with device.on(layout.number):
+            return layout.bound(given, stream)
+
+    def _lay_out(self, want, given, before, reduction, normalizer, outs, titles, check, others):
+        placed = [array._replace(owner=k, address=Place(array.address, k)) for k, array in enumerate(given)]
+        call = Call(want, placed, len(self.names), check)
+        self.check_first(call.inputs[0])
+        for name, array in zip(self.names[1:], call.inputs[1:], strict=True):
+            self._check_device(name, array, call)
+            self.check_input(name, array, call.inputs[0])
+        if before > len(self.names):
+            self._take_weights(call, placed[before - 1])
+        call.outs = dict(zip(titles, placed[before:], strict=True))
+        for title, array in call.outs.items():
+            self._check_device(title, array, call)
         with device.on(call.number):
-            self._take_weights(call, sample_weight)
             divisor = self._divisor(call, reduction, normalizer)
             results = self._results(call, reduction, outs)
             if others:
@@ -157,7 +253,11 @@ class Plan:
             self.launch(call)
             if call.sums:
                 call.finish(divisor, call.value)
-        return Prepared(call, results)
+        return Layout(call, results)
+
+    def _check_device(self, name, array, call):
+        if array.device != call.number:
+            raise ValueError(f"{self.who}: {name} must be on GPU {call.number}, as {self.names[0]}, got GPU {array.device}")
 
     def numbers(self, precision, length=0):
         """The uniforms, which the precision must be able to hold."""
@@ -208,10 +308,8 @@ class Plan:
             raise arrays.shape_error(self.who, name, array.shape, self.names[0], first.shape)
 
     def _take_weights(self, call, given):
-        if given is None:
-            return
-        shape = self.weight_shape(call)
-        call.weights = memory.take(self.who, "sample_weight", given)
+        shape, call.weights = self.weight_shape(call), given
+        self._check_device("sample_weight", given, call)
         if memory.broadcast(call.weights, shape) is None:
             raise arrays.shape_error(self.who, "sample_weight", call.weights.shape, self.names[0], shape)
 
@@ -226,12 +324,17 @@ class Plan:
         """Lay out what adds it up."""
         call.sum_weights(self.weight_shape(call))
 
-    def _divisor(self, call, reduction, normalizer):
-        """What the sum is divided by; by how much gradients are scaled goes into the call."""
-        if reduction not in ("mean", "sum", "none"):
+    def _check_reduction(self, reduction, normalizer):
+        """The normalizer, as a number unless it is none."""
+        if reduction not in _REDUCTIONS:
             raise ValueError(f"{self.who}: reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
         if normalizer is not None and reduction != "mean":
             raise ValueError(f"{self.who}: normalizer goes with reduction='mean', got reduction={reduction!r}")
+        is_number = normalizer is not None and not (isinstance(normalizer, str) and normalizer == "samples")
+        return arrays.check_normalizer(self.who, normalizer) if is_number else normalizer
+
+    def _divisor(self, call, reduction, normalizer):
+        """What the sum is divided by; by how much gradients are scaled goes into the call."""
         call.by_weights = reduction == "mean" and normalizer is None and self.counts_by_weight(call)
         if call.by_weights:
             self.add_up_weights(call)
@@ -239,12 +342,12 @@ class Plan:
             return 1.0
         divisor = float(math.prod(self.weight_shape(call)))
         if normalizer is not None and normalizer != "samples":
-            divisor = arrays.check_normalizer(self.who, normalizer)
+            divisor = normalizer
         call.scale = 1 / divisor if divisor else 0.0
         return divisor
 
     def _results(self, call, reduction, outs):
-        """What the caller gets: (value, gradient, Hessian), None where not asked for; the call is told where to write."""
+        """The numbers of what the caller gets: (value, gradient, Hessian), None where not asked for; the call is told where to write."""
         first = call.inputs[0]
         value_out, grad_out, hess_out = outs
         value = grads = hesses = None
@@ -252,55 +355,57 @@ class Plan:
             call.sums = reduction != "none"
             shape = () if call.sums else self.weight_shape(call)
             code = first.code if value_out is not None or not call.sums else call.precision.name
-            call.value = self._output(call, "value_out", value_out, shape, code)
+            call.value = self._output(call, "value_out", shape, code)
             value = call.value.owner
             if not call.sums:
                 call.outputs["value"] = call.value
         if call.want & GRAD:
-            grads = self._each(call, "grad", grad_out)
+            grads = self._each(call, "grad", "grad_out", grad_out)
         if call.want & HESS:
-            hesses = self._each(call, "hess", hess_out)
-        self._check_apart(call)
+            hesses = self._each(call, "hess", "hess_out", hess_out)
         return value, grads, hesses
 
-    def _each(self, call, kind, out, names=None):
+    def _each(self, call, kind, title, out, names=None):
         """An output for each differentiable input; a tuple if there are several."""
         names = self.formula.differentiable if names is None else names
         several = len(names) > 1
-        if several and out is not None and (not isinstance(out, tuple | list) or len(out) != len(names)):
-            raise TypeError(f"{self.who}: {kind}_out must be {len(names)} arrays, one for each of {', '.join(names)}")
-        outs = out if several and out is not None else [out] * len(names)
-        for k, (name, one) in enumerate(zip(names, outs, strict=True)):
-            title = f"{kind}_out[{k}]" if several else f"{kind}_out"
+        if out is not None and isinstance(out, tuple | list) != several:
+            wanted = f"{len(names)} arrays, one for each of {', '.join(names)}" if several else "a CUDA array"
+            raise TypeError(f"{self.who}: {title} must be {wanted}, got {type(out).__name__}")
+        if several and out is not None and len(out) != len(names):
+            raise TypeError(
+                f"{self.who}: {title} must be {len(names)} arrays, one for each of {', '.join(names)}, got {len(out)}"
+            )
+        for k, name in enumerate(names):
             like = call.inputs[self.names.index(name)]
-            call.outputs[f"{kind}_{name}"] = self._output(call, title, one, like.shape, like.code)
+            call.outputs[f"{kind}_{name}"] = self._output(call, f"{title}[{k}]" if several else title, like.shape, like.code)
         owners = tuple(call.outputs[f"{kind}_{name}"].owner for name in names)
         return owners if several else owners[0]
 
-    def _output(self, call, title, given, shape, code):
+    def _output(self, call, title, shape, code):
         """A new array, or the caller's, which must be of that shape and dtype."""
-        first = call.inputs[0]
-        if given is None:
-            new = call.kind.empty(first, shape, code)
-            return call.kind.take(self.who, title, new)._replace(code=code)
-        array = memory.take(self.who, title, given)
+        array = call.outs.get(title)
+        if array is None:
+            return call.result(shape, code)
         if array.shape != tuple(shape):
             raise ValueError(f"{self.who}: {title} must have shape {tuple(shape)}, got {array.shape}")
         if array.code != code:
             raise ValueError(f"{self.who}: {title} must have dtype {code}, got {array.code}")
-        if _overlaps_itself(array):
+        if overlaps_itself(array):
             raise arrays.overlap_error(self.who, title, "itself")
         return array
 
-    def _check_apart(self, call):
+    def _check_apart(self, names, titles, given):
         """An output may be an input, element for element; it may not otherwise share memory with one, or with another output."""
-        outputs = list(call.outputs.items())
-        for k, (role, array) in enumerate(outputs):
-            for name, other in [*zip(self.names, call.inputs, strict=True), *outputs[:k]]:
-                if other.size and array.size and _overlap(array, other):
-                    same = (array.address, array.shape, array.strides) == (other.address, other.shape, other.strides)
-                    if not same or name in call.outputs or array.code != other.code:
-                        raise arrays.overlap_error(self.who, f"the output for {role}", name)
+        extents = [array.extent() for array in given]
+        for k in range(len(names), len(given)):
+            low, high = extents[k]
+            for other in range(k):
+                other_low, other_high = extents[other]
+                if low < other_high and other_low < high and given[k].size and given[other].size:
+                    same = given[k].address == given[other].address and given[k].form() == given[other].form()
+                    if not same or other >= len(names):
+                        raise arrays.overlap_error(self.who, titles[k - len(names)], [*names, *titles][other])
 
     def _check_single(self, numbers):
         for number in numbers:
@@ -313,7 +418,16 @@ class Plan:
                 )
 
 
-def _stream(given):
+def _named(outs):
+    """(title, array) of each array to write into."""
+    for title, out in zip(("value_out", "grad_out", "hess_out"), outs, strict=True):
+        if isinstance(out, tuple | list):
+            yield from ((f"{title}[{k}]", one) for k, one in enumerate(out) if one is not None)
+        elif out is not None:
+            yield title, out
+
+
+def stream_of(given):
     """A stream's address: a whole number, or an object of a library that has one."""
     if isinstance(given, int):
         return given
@@ -326,12 +440,7 @@ def _stream(given):
     raise TypeError(f"stream must be a CUDA stream or its address, got {type(given).__name__}")
 
 
-def _overlap(a, b):
-    (low, high), (other_low, other_high) = a.extent(), b.extent()
-    return low < other_high and other_low < high
-
-
-def _overlaps_itself(array):
+def overlaps_itself(array):
     if array.size == 0:
         return False
     reach = 1

@@ -54,6 +54,22 @@ def count_rows(precision, label, weights, class_weight, dims):
     return Kernel(precision, "count_rows", text, arguments.values(), **sums.functions(precision))
 
 
+def count_weights(call, shape, label, class_weight, ignore_index, length):
+    """Lay out what adds up the weights of rows of a shape: those of the call, of the labels' classes, or both."""
+    several = {"label": label, "weights": call.weights}
+    several = {name: array for name, array in several.items() if array is not None}
+    spans, steps = memory.collapsed(shape, [memory.broadcast(array, shape) for array in several.values()])
+    codes = [array and array.code for array in (label, call.weights, class_weight)]
+    arguments = walk.values(spans, steps)
+    if label:
+        arguments += [label.address, ignore_index, length]
+    if class_weight:
+        arguments += [class_weight.address, class_weight.strides[0]]
+    if call.weights:
+        arguments.append(call.weights.address)
+    call.add_pair(count_rows(call.precision, *codes, len(spans)), math.prod(shape), arguments)
+
+
 class RowPlan(Plan):
     """One call's hyperparameters and options. `kinds` says of each input that is there what it holds, as the CPU engine's plan has it."""
 
@@ -126,27 +142,14 @@ class RowPlan(Plan):
     def add_up_weights(self, call):
         given = dict(zip(self.names, call.inputs, strict=True))
         label, class_weight = given.get(self._label), given.get("class_weight") if self._label else None
-        several = {"label": label, "weights": call.weights}
-        several = {name: array for name, array in several.items() if array is not None}
-        shape = self.weight_shape(call)
-        shape, steps = memory.collapsed(shape, [memory.broadcast(array, shape) for array in several.values()])
-        codes = [array and array.code for array in (label, call.weights, class_weight)]
-        arguments = walk.values(shape, steps)
-        if label:
-            arguments += [label.address, self.ignore_index, self._length(call)]
-        if class_weight:
-            arguments += [class_weight.address, class_weight.strides[0]]
-        if call.weights:
-            arguments.append(call.weights.address)
-        call.add_pair(count_rows(call.precision, *codes, len(shape)), math.prod(shape), arguments)
+        count_weights(call, self.weight_shape(call), label, class_weight, self.ignore_index, self._length(call))
 
     # --- launches -----------------------------------------------------------------------------------------------------------
 
     def _results(self, call, reduction, outs):
         if call.want & HVP:
             call.outputs = {}
-            result = self._each(call, "hvp", outs[1], self.formula.differentiable[:1])
-            self._check_apart(call)
+            result = self._each(call, "hvp", "grad_out", outs[1], self.formula.differentiable[:1])
             return None, result, None
         return super()._results(call, reduction, outs)
 
@@ -159,7 +162,7 @@ class RowPlan(Plan):
                     f"{self.who}: outputs besides the value and its derivatives must be among {', '.join(known)}, got {name!r}"
                 )
             if name in self.variant.traced.others:
-                call.outputs[name] = self._output(call, name, None, self.weight_shape(call), call.inputs[0].code)
+                call.outputs[name] = self._output(call, name, self.weight_shape(call), call.inputs[0].code)
         found = {name: call.outputs[name].owner for name in names if name in call.outputs}
         if not {"predicted", "correct"}.isdisjoint(names):
             found |= self._predict(call)
@@ -168,7 +171,7 @@ class RowPlan(Plan):
     def _predict(self, call):
         """Lay out what finds each row's first largest element, and counts those that are the label's."""
         first, axis, shape = call.inputs[0], self._axis(call.inputs[0]), self.weight_shape(call)
-        predicted, correct = (self._output(call, "predicted", None, of, "i64") for of in (shape, ()))
+        predicted, correct = (call.result(of, "i64") for of in (shape, ()))
         label = dict(zip(self.names, call.inputs, strict=True)).get(self._label)
         beside = [array for array in (label, call.weights if label else None) if array is not None]
         steps = [_without(first.strides, axis), *(memory.broadcast(array, shape) for array in (predicted, *beside))]
