@@ -15,6 +15,7 @@ from ...formula.python import uniforms_text, variant_text
 from . import device, sums
 from .device import Kernel, machine
 from .storage import STORAGES
+from .text import joined
 
 # What a block does of a tensor, in elements: long enough that its look into the table costs nothing.
 CHUNK = 128 if device.SIMULATED else 1 << 15
@@ -159,9 +160,9 @@ class _Writer:
             chunk=CHUNK,
             room=ROOM,
             width=width,
-            head=_joined(self._head(), 4),
-            vectors=_joined(vectors, 8),
-            elements=_joined(single, 8),
+            head=joined(self._head(), 4),
+            vectors=joined(vectors, 8),
+            elements=joined(single, 8),
         )
 
     def _head(self):
@@ -277,9 +278,9 @@ def measure(precision, code, width):
         chunk=CHUNK,
         code=code,
         width=width,
-        vectors=_joined(element(loads, width), 8),
-        elements=_joined(element(["raw0 = grad[i]"], 1), 8),
-        fold=_joined(fold, 4),
+        vectors=joined(element(loads, width), 8),
+        elements=joined(element(["raw0 = grad[i]"], 1), 8),
+        fold=joined(fold, 4),
     )
     types = ["i64*", "i64*", "i64*", "i64", f"{precision.name}*"]
     return Kernel(precision, "measure", text, types, **sums.functions(precision))
@@ -371,7 +372,7 @@ def advance(variants):
             lines += [f"if numbers[at] == real({k}):", f"    {', '.join(names)}, = {name}({given})"]
             for u, one in enumerate(names):
                 lines += [f"    singles[at + {1 + u}] = to_f32({one})", f"    doubles[at + {1 + u}] = {one}"]
-    text = _ADVANCE.format(room=ROOM, variants=_joined(lines or ["pass"], 8))
+    text = _ADVANCE.format(room=ROOM, variants=joined(lines or ["pass"], 8))
     types = ["i64", "f64*", "i64*", "f64", "i64", "i64", "f64", "f64*", "i64*", "f32*", "f64*"]
     return Kernel(F64, "advance", text, types, **fills)
 
@@ -395,7 +396,3 @@ def width_of(code, arrays):
     """How many elements are loaded at once: 16 bytes of a parameter, where all arrays begin at places for such loads."""
     width = 16 // STORAGES[code].itemsize
     return width if all(array.address % min(16, width * array.itemsize) == 0 for array in arrays) else 1
-
-
-def _joined(lines, indent):
-    return ("\n" + " " * indent).join(lines)
