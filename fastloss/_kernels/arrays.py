@@ -171,7 +171,7 @@ _DIVISOR = Positive()
 WEIGHTS = Domain(
     "finite and not negative",
     (0.0, float(np.finfo(np.float32).max)),
-    (0.0, np.finfo(np.float64).max),
+    (0.0, float(np.finfo(np.float64).max)),
     nan_is_outside=True,
     is_summed=True,
 )

@@ -4,6 +4,7 @@ Kernels take C pointers and numbers, as `types` says: "f32*", "i64". Under Numba
 Python that they are, on the host's memory.
 """
 
+import warnings
 from contextlib import nullcontext
 from functools import cache
 from types import SimpleNamespace
@@ -59,7 +60,10 @@ class Kernel:
         """Run on a stream; pointers are addresses."""
         if SIMULATED:
             given = [simulated.argument(kind, value) for kind, value in zip(self.types, arguments, strict=True)]
-            cuda.jit(self._function)[blocks, threads, 0, shared](*given)
+            # NumPy's scalars speak of what a GPU leaves unsaid.
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                cuda.jit(self._function)[blocks, threads, 0, shared](*given)
             return
         if self._compiled is None:
             self._compiled = cuda.jit(self._function).compile(self._signature())

@@ -68,8 +68,13 @@ class Kind:
         number = device.current() if number is None else number
         return Array(value, self, address or 0, shape, steps, code, number)
 
+    def new(self, like, shape, code):
+        """The place and form of a new array beside `like`; its dtype need not know that the numbers are bfloat16."""
+        array = self.empty(like, shape, code)
+        return kind_of(array).take("", "", array)._replace(code=code)
+
     def empty(self, like, shape, code):
-        """A new array beside `like`."""
+        """A new array beside `like`, Numba's where the library cannot be asked for one."""
         return device.empty(shape, STORAGES[code].dtype)
 
     def stream(self, like):

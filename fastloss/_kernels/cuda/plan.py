@@ -105,7 +105,7 @@ class Call:
 
     def scratch(self, count, code=None):
         """The address of new memory for so many numbers."""
-        array = self.kind.take("", "", self.kind.empty(self.inputs[0], (count,), code or self.precision.name))
+        array = self.kind.new(self.inputs[0], (count,), code or self.precision.name)
         self.kept.append(array.owner)
         return array.address
 
@@ -288,8 +288,7 @@ class Plan:
         """A new array, or the caller's, which must be of that shape and dtype."""
         first = call.inputs[0]
         if given is None:
-            new = call.kind.empty(first, shape, code)
-            return call.kind.take(self.who, title, new)._replace(code=code)
+            return call.kind.new(first, shape, code)
         array = memory.take(self.who, title, given)
         if array.shape != tuple(shape):
             raise ValueError(f"{self.who}: {title} must have shape {tuple(shape)}, got {array.shape}")

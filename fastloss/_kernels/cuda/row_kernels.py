@@ -70,7 +70,7 @@ class RowWriter:
         self.formula, self.traced = variant.formula, variant.traced
         self.program = Program(self.traced, form.roles)
         nodes = uniforms(self.traced, list(self.traced.outputs.values()))
-        self.uniforms, self.uniform_nodes = list(uniform_names(nodes).values()), nodes
+        self.uniforms, self.uniform_nodes = [f"{name}_given" for name in uniform_names(nodes).values()], nodes
         self.codes = {name: code for name, code, _ in form.arrays}
         self.along = [name for name, _, has_rows in form.arrays if has_rows]
         self.inputs = [name for name in self.program.rows if name in self.codes]
@@ -79,7 +79,7 @@ class RowWriter:
         self.functions, self.checked = {}, set()
 
     def kernel(self):
-        name = self.traced.name
+        name = f"{self.traced.name}_rows"
         arguments = self._arguments()
         text = self._text(name, arguments)
         more = folds.functions(self.precision, self.form.lanes) | self.functions
