@@ -7,7 +7,7 @@ Losses (`fastloss.losses`) take NumPy arrays and return value, gradient and diag
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from .face import BlockLoss, Loss, NearestCenterLoss, Optimizer, RowLoss, SparseRows, StepResult
+from .face import BlockLoss, Loss, NearestCenterLoss, Optimizer, RowLoss, SparseRows, StepResult, check_device
 from .losses import *
 from .losses import __all__ as _losses
 from .optimizers import *
@@ -46,6 +46,7 @@ __all__ = [
     "StepResult",
     "WeightAverage",
     "accumulate",
+    "check_device",
     "clip_grad_adaptive",
     "clip_grad_norm",
     "clip_grad_value",

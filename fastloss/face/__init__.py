@@ -5,7 +5,7 @@ stand bare, and only the formula remains (see `_kernels/generate.py`).
 """
 
 from .block_loss import BlockLoss, NearestCenterLoss, center_loss, linear_loss, nearest_center_loss
-from .loss import Loss, loss
+from .loss import Loss, check_device, loss
 from .optimizer import Optimizer, StepResult, update_rule
 from .parameters import SparseRows
 from .row_loss import RowLoss, row_loss

@@ -65,8 +65,16 @@ class Kind:
             )
         shape, size = tuple(shape), dtype.itemsize
         steps = contiguous(shape) if strides is None else tuple(s // size for s in strides)
+        # A GPU reads nothing from elsewhere than multiples of what it reads.
+        if 0 not in shape and (address % size or any(s % size for s in strides or ())):
+            raise ValueError(f"{who}: {name} must be aligned to its elements, got address {address} and strides {strides}")
         number = device.current() if number is None else number
         return Array(value, self, address or 0, shape, steps, code, number)
+
+    def check_writeable(self, who, name, value):
+        """Whether kernels may write into what the caller gave."""
+        if getattr(value, "__cuda_array_interface__", {"data": (0, False)})["data"][1]:
+            raise ValueError(f"{who}: {name} must be writeable, got a read-only array")
 
     def new(self, like, shape, code):
         """The place and form of a new array beside `like`; its dtype need not know that the numbers are bfloat16."""
@@ -152,6 +160,9 @@ class Jax(Kind):
         if code:
             return Array(value, self, address, tuple(value.shape), contiguous(value.shape), code, number)
         return self.placed(who, name, value, address, value.shape, None, value.dtype, number)
+
+    def check_writeable(self, who, name, value):
+        raise TypeError(f"{who}: {name} must be an array that may change, got a JAX array: use what is returned")
 
     def empty(self, like, shape, code):
         import jax.numpy as jnp

@@ -1,6 +1,7 @@
 """What calls of all losses have in common on a GPU: arrays taken and checked, results made, weights added up, launches in order."""
 
 import math
+import warnings
 from functools import cache, cached_property
 
 import numpy as np
@@ -68,6 +69,7 @@ class Prepared:
         self._kept, self.results = call.kept, results
 
     def __call__(self):
+        faults.raise_reported(self._number)
         with device.on(self._number):
             for kernel, blocks, arguments, shared in self._launches:
                 kernel.launch(blocks, device.THREADS, self._stream, arguments, shared)
@@ -153,7 +155,6 @@ class Plan:
                 )
             self.check_input(name, array, taken[0])
         call = Call(want, taken, stream)
-        faults.raise_reported(call.number)
         call.checks = check
         with device.on(call.number):
             self._take_weights(call, sample_weight)
@@ -240,6 +241,9 @@ class Plan:
         if normalizer is not None and reduction != "mean":
             raise ValueError(f"{self.who}: normalizer goes with reduction='mean', got reduction={reduction!r}")
         call.by_weights = reduction == "mean" and normalizer is None and self.counts_by_weight(call)
+        if reduction == "mean" and normalizer in (None, "samples") and call.want & VALUE and 0 in self.weight_shape(call):
+            said = "the mean of nothing is nan (no elements, or all weights are zero)"
+            warnings.warn(f"{self.who}: {said}", RuntimeWarning, stacklevel=6)
         if call.by_weights:
             self.add_up_weights(call)
         if reduction != "mean" or call.by_weights:
@@ -294,6 +298,7 @@ class Plan:
             raise ValueError(f"{self.who}: {title} must have shape {tuple(shape)}, got {array.shape}")
         if array.code != code:
             raise ValueError(f"{self.who}: {title} must have dtype {code}, got {array.code}")
+        array.kind.check_writeable(self.who, title, given)
         if _overlaps_itself(array):
             raise arrays.overlap_error(self.who, title, "itself")
         return array
