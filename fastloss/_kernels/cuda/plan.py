@@ -221,10 +221,14 @@ class Plan:
         shape = self.weight_shape(call)
         call.weights = memory.take(self.who, "sample_weight", given)
         if memory.broadcast(call.weights, shape) is None:
-            raise arrays.shape_error(self.who, "sample_weight", call.weights.shape, self.names[0], shape)
+            raise self.weight_error("sample_weight", call.weights, shape)
 
     def weight_shape(self, call):
         return call.inputs[0].shape
+
+    def weight_error(self, name, array, shape):
+        """What is said of an array that does not broadcast to the weights' shape."""
+        return arrays.shape_error(self.who, name, array.shape, self.names[0], shape)
 
     def counts_by_weight(self, call):
         """Whether what a mean divides by is added up on the GPU."""
@@ -305,9 +309,11 @@ class Plan:
 
     def _check_apart(self, call):
         """An output may be an input, element for element; it may not otherwise share memory with one, or with another output."""
-        outputs = list(call.outputs.items())
+        outputs, inputs = list(call.outputs.items()), list(zip(self.names, call.inputs, strict=True))
+        if call.weights:
+            inputs.append(("sample_weight", call.weights))
         for k, (role, array) in enumerate(outputs):
-            for name, other in [*zip(self.names, call.inputs, strict=True), *outputs[:k]]:
+            for name, other in [*inputs, *outputs[:k]]:
                 if other.size and array.size and _overlap(array, other):
                     same = (array.address, array.shape, array.strides) == (other.address, other.shape, other.strides)
                     if not same or name in call.outputs or array.code != other.code:
