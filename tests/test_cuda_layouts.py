@@ -1,33 +1,10 @@
-"""Calls on a GPU that were laid out before, in Numba's simulator: other arrays of the same form, and what must be looked at each time.
-
-The simulator is chosen before Numba is imported: a second process runs the tests.
-"""
-
-import os
-import subprocess
-import sys
+"""Calls on a GPU that were laid out before, in Numba's simulator: other arrays of the same form, and what must be looked at each time."""
 
 import numpy as np
 import pytest
+from cuda_simulator import simulated
 
 import fastloss as fl
-
-pytest.importorskip("numba_cuda")
-SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"
-simulated = pytest.mark.skipif(not SIMULATED, reason="runs in the second process")
-
-
-@pytest.mark.skipif(SIMULATED, reason="this is the second process")
-def test_in_the_simulator():
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__],
-        env=os.environ | {"NUMBA_ENABLE_CUDASIM": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
 
 
 def there(array):

@@ -1,38 +1,18 @@
-"""A layer before a row loss on a GPU, in Numba's simulator: its products by libraries that stand in for CuPy and PyTorch, on the host.
-
-The simulator is chosen before Numba is imported: a second process runs the tests.
-"""
+"""A layer before a row loss on a GPU, in Numba's simulator: its products by libraries that stand in for CuPy and PyTorch, on the host."""
 
 import itertools
-import os
-import subprocess
 import sys
 import types
 
 import inputs
 import numpy as np
 import pytest
+from cuda_simulator import SIMULATED, simulated
 from test_blocks import IGNORED, call, draw, settings
 
 import fastloss as fl
 
-pytest.importorskip("numba_cuda")
-SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"
-simulated = pytest.mark.skipif(not SIMULATED, reason="runs in the second process")
 NAME = "linear_cross_entropy"
-
-
-@pytest.mark.skipif(SIMULATED, reason="this is the second process")
-def test_in_the_simulator():
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__],
-        env=os.environ | {"NUMBA_ENABLE_CUDASIM": "1"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
 
 
 # --- stand-ins ------------------------------------------------------------------------------------------------------------

@@ -3,12 +3,12 @@
 import re
 
 import pytest
-from cuda_simulator import HAS_NUMBA, SIMULATED, looks_at_tensors
+from cuda_simulator import INSTALLED, SIMULATED, looks_at_tensors
 from rules import RULES
 
 import fastloss as fl
 
-pytestmark = pytest.mark.skipif(not HAS_NUMBA or SIMULATED, reason="needs numba-cuda, and not its simulator")
+pytestmark = pytest.mark.skipif(not INSTALLED or SIMULATED, reason="needs numba-cuda, and not its simulator")
 
 NAMES = [name for name in RULES if not looks_at_tensors(name)]
 # A group's kernels: of plain float32, and of all that a mixture may hold.

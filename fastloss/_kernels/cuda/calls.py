@@ -35,6 +35,7 @@ class Prepared:
             self._launches.append((kernel, blocks, own, shared))
 
     def __call__(self):
+        faults.raise_reported(self._number)
         with device.on(self._number):
             self.launch()
         self._kind.finish(self._stream)

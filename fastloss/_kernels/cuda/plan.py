@@ -1,6 +1,7 @@
 """What calls of all losses have in common on a GPU: arrays taken and checked, results named, laid out once for arrays of a form."""
 
 import math
+import warnings
 from functools import cache, cached_property
 
 import numpy as np
@@ -77,10 +78,11 @@ class Plan:
         if outs[0] is not None or outs[1] is not None or outs[2] is not None:
             named = list(_named(outs))
             titles = tuple(title for title, _ in named)
-            given += [memory.take(who, title, out) for title, out in named]
+            for title, out in named:
+                given.append(memory.take(who, title, out))
+                given[-1].kind.check_writeable(who, title, out)
         key = want, reduction, normalizer, bool(check), others, titles, before, tuple([array.form() for array in given])
         layout = self._layouts.get(key)
-        faults.raise_reported(given[0].device)
         if layout is None:
             layout = self._lay_out(want, given, before, reduction, normalizer, outs, titles, check, others)
             if len(self._layouts) >= MOST_LAYOUTS:
@@ -169,10 +171,14 @@ class Plan:
         shape, call.weights = self.weight_shape(call), given
         self._check_device("sample_weight", given, call)
         if memory.broadcast(call.weights, shape) is None:
-            raise arrays.shape_error(self.who, "sample_weight", call.weights.shape, self.names[0], shape)
+            raise self.weight_error("sample_weight", call.weights, shape)
 
     def weight_shape(self, call):
         return call.inputs[0].shape
+
+    def weight_error(self, name, array, shape):
+        """What is said of an array that does not broadcast to the weights' shape."""
+        return arrays.shape_error(self.who, name, array.shape, self.names[0], shape)
 
     def counts_by_weight(self, call):
         """Whether what a mean divides by is added up on the GPU."""
@@ -194,6 +200,9 @@ class Plan:
     def _divisor(self, call, reduction, normalizer):
         """What the sum is divided by; by how much gradients are scaled goes into the call."""
         call.by_weights = reduction == "mean" and normalizer is None and self.counts_by_weight(call)
+        if reduction == "mean" and normalizer in (None, "samples") and call.want & VALUE and 0 in self.weight_shape(call):
+            said = "the mean of nothing is nan (no elements, or all weights are zero)"
+            warnings.warn(f"{self.who}: {said}", RuntimeWarning, stacklevel=6)
         if call.by_weights:
             self.add_up_weights(call)
         if reduction != "mean" or call.by_weights:
