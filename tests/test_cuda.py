@@ -1,15 +1,14 @@
 """The CUDA engine against the CPU's: every loss in every variant, every dtype, and lengths about the limits of its kernels."""
 
-import cuda_simulator
-import inputs
 import numpy as np
 import pytest
-import row_sums
-from cuda_simulator import Lent, host, lent
 from test_row_registry import draw, settings
 
 import fastloss as fl
 from fastloss.formula import PROBABILITIES, ClassWeight, graph
+
+from . import cuda_simulator, inputs, row_sums
+from .cuda_simulator import Lent, host, lent
 
 pytestmark = cuda_simulator.needed
 BOTH = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["f32", "f64"])

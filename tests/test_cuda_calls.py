@@ -1,14 +1,14 @@
 """What a call on CUDA arrays may be asked: layouts, broadcasting, axes, outputs, other results, calls prepared once."""
 
-import cuda_simulator
-import inputs
 import numpy as np
 import pytest
-from cuda_simulator import Lent, host, lent
 
 import fastloss as fl
 from fastloss.face import loss
 from fastloss.formula import Positive, Real
+
+from . import cuda_simulator, inputs
+from .cuda_simulator import Lent, host, lent
 
 pytestmark = cuda_simulator.needed
 RNG = np.random.default_rng(0)

@@ -3,13 +3,13 @@ what lies in the data is raised by the next call, or by `check_device`."""
 
 import re
 
-import cuda_simulator
-import inputs
 import numpy as np
 import pytest
-from cuda_simulator import Lent, host, lent
 
 import fastloss as fl
+
+from . import cuda_simulator, inputs
+from .cuda_simulator import Lent, host, lent
 
 pytestmark = cuda_simulator.needed
 SENTINEL = 77

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
-from cuda_simulator import simulated
 
 import fastloss as fl
+
+from .cuda_simulator import simulated
 
 
 def there(array):

@@ -7,10 +7,11 @@ import types
 import inputs
 import numpy as np
 import pytest
-from cuda_simulator import SIMULATED, simulated
 from test_blocks import IGNORED, call, draw, settings
 
 import fastloss as fl
+
+from .cuda_simulator import SIMULATED, simulated
 
 NAME = "linear_cross_entropy"
 

@@ -6,10 +6,11 @@ import pickle
 
 import numpy as np
 import pytest
-from cuda_simulator import SIMULATED, cuda, looks_at_tensors, needed, to_gpu, to_host
 from rules import RULES, VARIANTS, draw, ident
 
 import fastloss as fl
+
+from .cuda_simulator import SIMULATED, cuda, looks_at_tensors, needed, to_gpu, to_host
 
 pytestmark = needed
 

@@ -5,8 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import cuda_simulator
 import pytest
+
+from . import cuda_simulator
 
 FOLDER = Path(__file__).parent
 MODULES = [path.name for path in sorted(FOLDER.glob("test_cuda*.py"))]

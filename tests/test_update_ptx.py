@@ -3,10 +3,11 @@
 import re
 
 import pytest
-from cuda_simulator import INSTALLED, SIMULATED, looks_at_tensors
 from rules import RULES
 
 import fastloss as fl
+
+from .cuda_simulator import INSTALLED, SIMULATED, looks_at_tensors
 
 pytestmark = pytest.mark.skipif(not INSTALLED or SIMULATED, reason="needs numba-cuda, and not its simulator")
 
