@@ -52,6 +52,7 @@ __version__ = "0.1.0"
 
 # Where to find what not every program needs: imported at its first use.
 _STATE = ("from_optax_state", "from_torch_state", "load_state", "save_state", "to_optax_state", "to_torch_state")
+_MODULES = {"math": ".math", "schedules": ".optimizers.schedules"}
 
 # The domains of a formula's arguments.
 _DOMAINS = (
@@ -106,10 +107,8 @@ __all__ = [
 if not TYPE_CHECKING:  # or a type checker would believe in every name
 
     def __getattr__(name):
-        if name == "schedules":
-            return import_module(".optimizers.schedules", __name__)
-        if name == "math":
-            return import_module(".math", __name__)
+        if name in _MODULES:
+            return import_module(_MODULES[name], __name__)
         if name == "check_loss":
             return import_module(".checking", __name__).check_loss
         if name in _STATE:

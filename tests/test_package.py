@@ -47,6 +47,8 @@ LAYERS = [
     "optimizers",
     "state",
     "threads",
+    "math",
+    "checking",
     "__init__",
     "information",
     "demo",
