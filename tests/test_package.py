@@ -507,6 +507,16 @@ first: int = fl.kmeans.assign(np.ones((3, 2)), np.ones((4, 2)))[0].item()
 schedule = fl.schedules.warmup(fl.schedules.cosine(1e-3, steps=10, final=1e-5), steps=np.arange(5).item(3))
 rate: float = fl.schedules.sequential([schedule, lambda step: 0.1 / (step + 1)], [20])(np.int64(7))
 lower: float = fl.schedules.ReduceOnPlateau(rate, mode="max").update(loss)
+@fl.loss(c=fl.Positive(1.0), target=fl.Label())
+def own(pred, target, c):
+    return c * fl.math.softplus(fl.math.where(target > 0, -pred, pred))
+passed: bool = bool(fl.check_loss(own, quiet=True, c=2.0)) and own.value_and_grad(pred, target)[0] > 0
+@fl.update_rule(lr=fl.Positive(0.1))
+def Plain(param, grad, lr):
+    return (param - lr * grad,)
+Plain(pred, lr=0.5).step(pred)
+step = fl.AdamW.jit.step(1.0, 0.5, 0.0, 0.0, 1)
+slope: float = fl.huber.jit.grad(0.5, 1.0)
 with fl.threadpool_limits(1):
     threads: int = fl.get_num_threads()
 """
@@ -527,6 +537,9 @@ BAD = {
     "a schedule's steps without their name": "fl.schedules.cosine(1e-3, 10)",
     "a schedule that is changed": "fl.schedules.constant(1e-3).value = 1e-2",
     "a list where a schedule belongs": "fl.schedules.warmup([1e-3], steps=10)",
+    "a check of what is no loss": "fl.check_loss(np.square)",
+    "a domain of text": "fl.Positive('1')",
+    "an unknown option of a check": "fl.check_loss(fl.huber, quiet='yes')",
     "centers to assign to that are none": "fl.center.assign(pred, target)",
 }
 

@@ -76,7 +76,7 @@ class Optimizer:
     """
 
     jit: Any = Jit(
-        """The rule as a function for code that Numba compiles: `jit.step(param, grad, *states, step, *hyperparameters)`, of one element.
+        """The rule as a function for `@njit` code: `jit.step(param, grad, *states, step, *hyperparameters)`, of one element.
 
         It returns the new parameter and states, in a tuple if there are any. Flags, and what else decides which states there are, are
         fixed at their defaults; ``fl.SGD.jit(momentum=0.9)`` has the function for others. Numba is imported when this is first used.
