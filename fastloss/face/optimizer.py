@@ -534,6 +534,5 @@ def update_rule(**options: Any) -> Callable[[Callable], type[Optimizer]]:
 
 def optimizer_class(rule: UpdateRule, library: "Library | None" = None) -> type[Optimizer]:
     """The optimizer of a rule."""
-    module = rule.function.__module__
-    members = {"rule": rule, "library": library, "__doc__": optimizer_docstring(rule), "__module__": module}
+    members = {"rule": rule, "library": library, "__doc__": optimizer_docstring(rule), "__module__": rule.module}
     return type(rule.name, (Optimizer,), members)

@@ -98,13 +98,18 @@ class Formula:
         return cls(function, domains, reference, peers or {}, tuple(differentiable))
 
     @property
+    def module(self):
+        """Where the function was defined; text that is run in a bare namespace has no module."""
+        return self.function.__module__ or "__main__"
+
+    @property
     def is_built_in(self):
-        return self.function.__module__.startswith("fastloss.")
+        return self.module.startswith("fastloss.")
 
     @property
     def source(self):
         """The formula's module and line, as the emitted text names it."""
-        return f"{self.function.__module__.replace('.', '/')}.py:{self.line}"
+        return f"{self.module.replace('.', '/')}.py:{self.line}"
 
     def choice(self, values):
         """The choice of each hyperparameter that decides which kernel runs."""
