@@ -132,6 +132,16 @@ def test_a_users_own_loss_has_them_too():
     assert fl.loss(lambda pred, target: pred * target).jit.grad(2.0, 3.0) == 3.0
 
 
+def test_arguments_may_be_called_like_what_the_text_is_made_of():
+    @fl.loss
+    def mine(x0, real, t0=2.0, scale=1.5, exp=0.5, value=1.0):
+        return fl.math.exp(x0 - real) * t0 * scale + fl.math.tanh(x0 * exp) * value + t0 * scale
+
+    assert mine.jit.value_and_grad(0.5, 0.25) == tuple(map(float, mine.value_and_grad(0.5, 0.25)))
+    x = np.linspace(-1, 1, 100)
+    assert mine.jit.mean(x, x, scale=2.0) == pytest.approx(mine(x, x, scale=2.0), rel=1e-15)
+
+
 def test_loops_are_vectorised():
     """Inlined, and with the selects that a vector needs: single numbers are left to the loop's tail."""
 
@@ -200,7 +210,7 @@ def test_arrays_inside_compiled_code_and_what_is_refused():
 def test_every_rule(name):
     cls, rng = getattr(fl, name), np.random.default_rng(0)
     if name == "LAMB":
-        with pytest.raises(TypeError, match="LAMB.jit: must be of a formula of single elements, got one with sums over them"):
+        with pytest.raises(TypeError, match=r"LAMB.jit: must be of a formula of single elements, got one with sums over them"):
             getattr(cls, "jit")  # noqa: B009
         return
     for dtype in (np.float32, np.float64):
