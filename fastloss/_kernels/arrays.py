@@ -17,7 +17,7 @@ def bfloat16(who):
     try:
         from ml_dtypes import bfloat16 as dtype
     except ImportError:
-        raise ImportError(f"{who}: bfloat16 needs ml_dtypes: pip install 'fastloss[half]'") from None
+        raise ImportError(f"{who}: bfloat16 needs ml_dtypes: pip install 'fastloss[state]'") from None
     return np.dtype(dtype)
 
 
@@ -51,14 +51,6 @@ def check_floating(who, name, array):
         raise TypeError(
             f"{who}: {name} must be a floating-point array, got dtype {array.dtype}: convert it, e.g. {name}.astype(float)"
         )
-
-
-def norm(several):
-    """The Euclidean norm of all elements, where their squares lie beyond the doubles."""
-    most = max((float(np.abs(np.asarray(a, np.float64)).max()) for a in several if np.size(a)), default=0.0)
-    if most == 0 or not np.isfinite(most):
-        return most
-    return most * float(np.sqrt(sum(float(np.square(np.asarray(a, np.float64) / most).sum()) for a in several)))
 
 
 def check_same(who, name, array, first_name, first):

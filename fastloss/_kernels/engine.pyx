@@ -13,7 +13,7 @@ import warnings
 
 import numpy as np
 
-from . import arrays, levels
+from . import arrays, levels, norms
 
 cdef extern from "cpu.h":
     int fastloss_cpu_level()
@@ -38,9 +38,10 @@ cdef enum:
     MAX_UNIFORMS = 32
     # Chunks whose sums fit on the stack.
     FEW = 64
-    # What an update and a look at its gradient cost in additions, for the choice of threads.
+    # What an update, a look at its gradient, and what it sums beforehand cost in additions, for the choice of threads.
     UPDATE_COST = 60
     MEASURE_COST = 12
+    FOLD_COST = 30
     # Groups whose numbers fit on the stack.
     MAX_GROUPS = 16
 

@@ -80,8 +80,8 @@ def cost(str name):
 
 
 def layout(str name):
-    """What the engine is told of a row formula's program."""
-    return LAYOUTS[name]
+    """What the engine is told of a row formula's program, or of an update rule that looks at whole tensors; None of other rules."""
+    return LAYOUTS.get(name)
 
 
 def names():
@@ -154,6 +154,9 @@ def tiles_text(formulas):
                             texts.append(text)
                             names.append(name)
                 continue
+            if isinstance(formula, definition.UpdateRule) and (layout := formula.layout(traced)):
+                layouts[traced.name] = layout
+                emit.check_tensor_room(traced)
             for suffix, roles in formula.passes(traced):
                 for precision in definition.PRECISIONS:
                     texts.append(emit.kernel_text(traced, suffix, roles, precision, formula.source, formula.in_place))
@@ -162,7 +165,7 @@ def tiles_text(formulas):
     entries = [f'enter(b"{name}", <void*>{name}, {costs.get(name, 0)})' for name in names]
     entries += [f'enter(b"{name}", <void*>{text})' for name, text in tilework()]
     head = HEAD + '\ninclude "tilework.pxi"\n'
-    end = f"\n\n# What the engine is told of the row formulas' programs.\nLAYOUTS = {layouts!r}\n"
+    end = f"\n\n# What the engine is told of row formulas, and of update rules that look at whole tensors.\nLAYOUTS = {layouts!r}\n"
     return "\n\n\n".join([head, *texts]) + "\n" + ADDRESSES.format(count=len(entries)) + "\n".join(entries) + end
 
 

@@ -149,8 +149,9 @@ class Optimizer:
     ) -> StepResult:
         """Rewrite every parameter and its state in place: one compiled call, whole or not at all.
 
-        It goes over memory once, and before that over the gradients if their norm is wanted or they must be finite. In this
-        order: unscale, clip by norm, clip by value, decay, the rule, average, round, copy.
+        It goes over memory once, and before that over the gradients if their norm is wanted or they must be finite, and over
+        what a rule looks at as a whole, such as a tensor's norm. In this order: unscale, clip by norm, clip by value, decay, the
+        rule, average, round, copy.
 
         Parameters
         ----------
@@ -169,7 +170,10 @@ class Optimizer:
         row_lr : array of shape (k,), optional
             For parameters that hold k independent problems in their rows: a learning rate for each row, in the place of `lr`.
         row_mask : array of bool of shape (k,), optional
-            Rows that are False stay as they are, and their states too.
+            Of such parameters: rows that are False stay as they are, and their states too.
+
+        A rule that looks at whole tensors (`cautious`, `LAMB`) looks at each row by itself where there is `row_lr` or `row_mask`,
+        and of `SparseRows` at the rows that move, all together. What it sums there makes NaN of all that goes by the sum.
 
         Threads that step one optimizer take turns. Denormal numbers count as 0 within a step.
 
@@ -272,7 +276,13 @@ class Optimizer:
         for index, group in enumerate(groups):
             check_keys(who, f"groups[{index}]", group, [*self._hyperparameters(), *(["carried"] if self.rule.carried else [])])
         carried = [self._check_carried(who, group) for group in groups]
+        # Whatever the next step would refuse is found before anything is replaced.
+        self._check_ema_decay()
+        for index, group in enumerate(self.param_groups):
+            check_keys(who, f"param_groups[{index}]", group, ["params", *self._hyperparameters()])
         values = [self._check_group(group) for group in groups]
+        for group, saved in zip(self.param_groups, values, strict=True):
+            self._check_group(saved | {name: value(int(steps)) for name, value in group.items() if callable(value)})
         choices = self._choices(values)
         check_keys(who, "state", states, [name for _, name, _ in self._tensors])
         for index, name, array in self._tensors:

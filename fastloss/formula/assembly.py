@@ -84,8 +84,9 @@ class Module:
         nodes = uniforms_of(traced, list(traced.outputs.values()))
         body = Body(self, F64)
         places = {id(p): p.args[0] for p in traced.parameters}
-        # The row's length stands behind the hyperparameters.
+        # The length of the row, or of the tensor, stands behind the hyperparameters, sums over the tensor behind it.
         places |= {id(n): len(traced.parameters) for n in walk(nodes) if n.op == "length"}
+        places |= {id(fold): len(traced.parameters) + k for k, fold in enumerate(traced.folds.values(), start=1)}
         for node, k in places.items():
             body.values[node] = body.new(f"load double, ptr {body.at('double', '%parameters', k)}")
         body.compute(nodes)

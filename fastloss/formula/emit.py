@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from .contract import contracted
-from .graph import BOOL, COMPARISONS, ELEMENT, INT, walk
+from .graph import BOOL, COMPARISONS, ELEMENT, INT, FormulaError, walk
 from .primitives import TABLE
 
 _INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/", "and": "&", "or": "|", "shl": "<<", "shr": ">>"}
@@ -107,6 +107,17 @@ def uniforms(traced, outputs):
     return found
 
 
+def check_tensor_room(traced):
+    """Whether the engine's fixed tables (_kernels/sweep.pxi) hold what a rule's variant asks of its tensor as a whole."""
+    for what, count, most in (
+        ("arrays and sums", len(traced.inputs) + len(traced.folds), 12),
+        ("parameters and sums", len(traced.parameters) + 1 + len(traced.folds), 32),
+        ("uniform numbers", len(uniforms(traced, list(traced.outputs.values()))), 32),
+    ):
+        if count > most:
+            raise FormulaError(f"{traced.name}: an update rule must need at most {most} {what}, got {count}")
+
+
 def uniform_names(nodes):
     """How a kernel calls the numbers that it is handed: a hyperparameter by its own name."""
     return {node: node.args[1] if node.op == "parameter" else f"u{i}" for i, node in enumerate(nodes)}
@@ -122,8 +133,9 @@ def uniforms_text(traced, source, precision):
     """The function that computes a variant's uniforms from its hyperparameters, in double."""
     nodes = uniforms(traced, list(traced.outputs.values()))
     names = {p: f"parameters[{p.args[0]}]" for p in traced.parameters}
-    # The row's length stands behind the hyperparameters.
+    # The length of the row, or of the tensor, stands behind the hyperparameters, sums over the tensor behind it.
     names |= {n: f"parameters[{len(traced.parameters)}]" for n in walk(nodes) if n.op == "length"}
+    names |= {fold: f"parameters[{len(traced.parameters) + k}]" for k, fold in enumerate(traced.folds.values(), start=1)}
     body = Body(nodes, names, Cython(precision))
     lines = [
         f"# {source}",

@@ -26,16 +26,18 @@ class FormulaError(TypeError):
 class Graph:
     """The nodes of one traced formula, each expression held once.
 
-    `reassociate` allows products to be regrouped, which may change a result's last bit: not in fastloss.vecmath.
+    `reassociate` allows products to be regrouped, which may change a result's last bit: not in fastloss.vecmath. Folds are
+    numbers of `fold_level`.
     """
 
-    def __init__(self, reassociate=True):
+    def __init__(self, reassociate=True, fold_level=ROW):
         self._nodes = {}
         self.members = None  # the elements that a row's list of labels names
         self.needs = []  # conditions on a row without which its value is NaN
         self.slopes = {}  # what `with_derivative` declares: id(node) -> (x, slope)
         self.loops = {}  # what follows an `iterate` node's number: id(node) -> its step
         self.reassociate = reassociate
+        self.fold_level = fold_level
 
     def node(self, op, *args, kind=REAL, level=None):
         # Keyed by identity: `==` between symbols builds a comparison.
