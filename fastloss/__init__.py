@@ -66,6 +66,7 @@ __version__ = "0.1.0"
 # Where to find what not every program needs: imported at its first use.
 _STATE = ("from_optax_state", "from_torch_state", "load_state", "save_state", "to_optax_state", "to_torch_state")
 _SCIPY = ("as_least_squares_loss", "as_low_level_callable", "as_scipy")
+_MODULES = {"c_api": ".c_api", "math": ".math", "schedules": ".optimizers.schedules"}
 
 # The domains of a formula's arguments.
 _DOMAINS = (
@@ -126,16 +127,12 @@ __all__ = [
 if not TYPE_CHECKING:  # or a type checker would believe in every name
 
     def __getattr__(name):
-        if name == "schedules":
-            return import_module(".optimizers.schedules", __name__)
-        if name == "c_api":
-            return import_module(".c_api", __name__)
+        if name in _MODULES:
+            return import_module(_MODULES[name], __name__)
         if name == "get_include":
             return import_module(".c_api", __name__).get_include
         if name in _SCIPY:
             return getattr(import_module(".adapters.scipy", __name__), name)
-        if name == "math":
-            return import_module(".math", __name__)
         if name == "check_loss":
             return import_module(".checking", __name__).check_loss
         if name in _STATE:

@@ -276,6 +276,17 @@ def test_a_rule():
     np.testing.assert_allclose(w, 1 - 0.5 - 0.25)
 
 
+def test_a_rule_that_looks_at_its_whole_tensor():
+    @fl.update_rule(lr=fl.Positive(0.5))
+    def Normalized(param, grad, lr):
+        return (param - lr * grad / fl.math.norm2(grad),)
+
+    for count in (3, 5000):
+        w, grad = np.zeros(count), np.linspace(1, 2, count)
+        Normalized(w).step(grad)
+        np.testing.assert_allclose(w, -0.5 * grad / np.linalg.norm(grad), rtol=1e-14)
+
+
 PROGRAM = """
 import fastloss as fl, sys
 @fl.loss(delta=fl.Positive(1.0))

@@ -49,6 +49,8 @@ LAYERS = [
     "state",
     "threads",
     "c_api",
+    "math",
+    "checking",
     "__init__",
     "information",
     "demo",
@@ -530,6 +532,16 @@ first: int = fl.kmeans.assign(np.ones((3, 2)), np.ones((4, 2)))[0].item()
 schedule = fl.schedules.warmup(fl.schedules.cosine(1e-3, steps=10, final=1e-5), steps=np.arange(5).item(3))
 rate: float = fl.schedules.sequential([schedule, lambda step: 0.1 / (step + 1)], [20])(np.int64(7))
 lower: float = fl.schedules.ReduceOnPlateau(rate, mode="max").update(loss)
+@fl.loss(c=fl.Positive(1.0), target=fl.Label())
+def own(pred, target, c):
+    return c * fl.math.softplus(fl.math.where(target > 0, -pred, pred))
+passed: bool = bool(fl.check_loss(own, quiet=True, c=2.0)) and own.value_and_grad(pred, target)[0] > 0
+@fl.update_rule(lr=fl.Positive(0.1))
+def Plain(param, grad, lr):
+    return (param - lr * grad,)
+Plain(pred, lr=0.5).step(pred)
+step = fl.AdamW.jit.step(1.0, 0.5, 0.0, 0.0, 1)
+slope: float = fl.huber.jit.grad(0.5, 1.0)
 with fl.threadpool_limits(1):
     threads: int = fl.get_num_threads()
 point: fl.LinePoint = fl.line_search(fl.huber, pred, target, direction=pred, step=0.5, delta=2.0)
@@ -560,6 +572,9 @@ BAD = {
     "a line without its direction": "fl.line_search(fl.huber, pred, target)",
     "text for a step": "fl.line_search(fl.huber, pred, target, direction=pred, step='1')",
     "a penalty of text": "fl.as_scipy(fl.huber, pred, target, l2='0.1')",
+    "a check of what is no loss": "fl.check_loss(np.square)",
+    "a domain of text": "fl.Positive('1')",
+    "an unknown option of a check": "fl.check_loss(fl.huber, quiet='yes')",
     "centers to assign to that are none": "fl.center.assign(pred, target)",
 }
 

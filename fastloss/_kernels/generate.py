@@ -156,6 +156,7 @@ def tiles_text(formulas):
                 continue
             if isinstance(formula, definition.UpdateRule) and (layout := formula.layout(traced)):
                 layouts[traced.name] = layout
+                emit.check_tensor_room(traced)
             for suffix, roles in formula.passes(traced):
                 for precision in definition.PRECISIONS:
                     texts.append(emit.kernel_text(traced, suffix, roles, precision, formula.source, formula.in_place))

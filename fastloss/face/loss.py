@@ -60,7 +60,7 @@ class Loss:
         # Where its kernels come from if they are not built in.
         self.library = library
         self.__name__ = self.__qualname__ = formula.name
-        self.__module__ = formula.function.__module__
+        self.__module__ = formula.module
         self._defaults = {name: domain.default for name, domain in formula.parameters.items()}
         self._domains = tuple(map(_checked, formula.input_domains.values()))
         self._plans = {}

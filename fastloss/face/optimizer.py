@@ -78,7 +78,7 @@ class Optimizer:
     """
 
     jit: Any = Jit(
-        """The rule as a function for code that Numba compiles: `jit.step(param, grad, *states, step, *hyperparameters)`, of one element.
+        """The rule as a function for `@njit` code: `jit.step(param, grad, *states, step, *hyperparameters)`, of one element.
 
         It returns the new parameter and states, in a tuple if there are any. Flags, and what else decides which states there are, are
         fixed at their defaults; ``fl.SGD.jit(momentum=0.9)`` has the function for others. Numba is imported when this is first used.
@@ -591,6 +591,5 @@ def update_rule(**options: Any) -> Callable[[Callable], type[Optimizer]]:
 
 def optimizer_class(rule: UpdateRule, library: "Library | None" = None) -> type[Optimizer]:
     """The optimizer of a rule."""
-    module = rule.function.__module__
-    members = {"rule": rule, "library": library, "__doc__": optimizer_docstring(rule), "__module__": module}
+    members = {"rule": rule, "library": library, "__doc__": optimizer_docstring(rule), "__module__": rule.module}
     return type(rule.name, (Optimizer,), members)

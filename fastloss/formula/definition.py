@@ -13,7 +13,6 @@ from typing import ClassVar
 
 from .derive import carries_nan, derivative, guard_nan
 from .domains import Class, Classes, ClassWeight, Each, Flag, PerRow, Real, WeightDecay
-from .emit import uniforms
 from .graph import CALL, FOLDS, INT, ROW, RUNS, FormulaError, Graph, Parameter, Symbol, select, walk
 from .located import located
 from .rows import ALONG, row_derivatives, row_tangent
@@ -104,13 +103,18 @@ class Formula:
         return cls(function, domains, reference, peers or {}, tuple(differentiable))
 
     @property
+    def module(self):
+        """Where the function was defined; text that is run in a bare namespace has no module."""
+        return self.function.__module__ or "__main__"
+
+    @property
     def is_built_in(self):
-        return self.function.__module__.startswith("fastloss.")
+        return self.module.startswith("fastloss.")
 
     @property
     def source(self):
         """The formula's module and line, as the emitted text names it."""
-        return f"{self.function.__module__.replace('.', '/')}.py:{self.line}"
+        return f"{self.module.replace('.', '/')}.py:{self.line}"
 
     def choice(self, values):
         """The choice of each hyperparameter that decides which kernel runs."""
@@ -356,7 +360,7 @@ class UpdateRule(Formula):
         """What the engine is told of a variant that looks at its tensor as a whole; None of the others.
 
         Where among the parameters the length stands, the sums after it; for each of these whether it is of squares; which arrays
-        they are made of. FormulaError if it is more than the engine has room for.
+        they are made of.
         """
         nodes = walk(traced.outputs.values())
         if not traced.folds and all(node.op != "length" for node in nodes):
@@ -364,14 +368,6 @@ class UpdateRule(Formula):
         summed = {id(node) for node in walk([traced.outputs[role] for role in traced.folds])}
         reads = [k for k, symbol in enumerate(traced.inputs.values()) if id(symbol) in summed]
         squares = [role.startswith(SQUARED) for role in traced.folds]
-        # The engine's fixed tables (_kernels/sweep.pxi).
-        for what, count, most in (
-            ("arrays and sums", len(traced.inputs) + len(traced.folds), 12),
-            ("hyperparameters and sums", len(traced.parameters) + 1 + len(traced.folds), 32),
-            ("numbers", len(uniforms(traced, list(traced.outputs.values()))), 32),
-        ):
-            if count > most:
-                raise FormulaError(f"{traced.name}: an update rule must need at most {most} {what}, got {count}")
         return {"length": len(traced.parameters), "squares": squares, "reads": reads}
 
     @classmethod

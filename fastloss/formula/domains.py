@@ -25,6 +25,7 @@ class Interval:
     checked: bool = True
 
     def contains(self, value):
+        """Whether the number lies in the interval."""
         above = value > self.low if self.open_low else value >= self.low
         below = value < self.high if self.open_high else value <= self.high
         return above and below
@@ -53,6 +54,7 @@ class Interval:
         return (*map(float, self.special), None)
 
     def choice(self, value):
+        """Which of `choices` the value takes: the kernel that serves it."""
         return value if value in self.special else None
 
     def check(self, who, name, value):
@@ -73,22 +75,28 @@ class Interval:
         return "" if str(self) == "a real number" else str(self)
 
 
-def Real(default=None, special=()):
+def Real(default: float | None = None, special: tuple[float, ...] = ()) -> Interval:
     """Any finite number."""
     return Interval(default=default, open_low=True, open_high=True, special=special)
 
 
-def Positive(default=None, special=()):
+def Positive(default: float | None = None, special: tuple[float, ...] = ()) -> Interval:
     """A finite number above zero."""
     return Interval(0.0, math.inf, default, open_low=True, open_high=True, special=special)
 
 
-def NonNegative(default=None, special=()):
+def NonNegative(default: float | None = None, special: tuple[float, ...] = ()) -> Interval:
     """A finite number, zero or above."""
     return Interval(0.0, math.inf, default, open_high=True, special=special)
 
 
-def Fraction(default=None, open_low=False, open_high=False, special=(), checked=True):
+def Fraction(
+    default: float | None = None,
+    open_low: bool = False,
+    open_high: bool = False,
+    special: tuple[float, ...] = (),
+    checked: bool = True,
+) -> Interval:
     """A number from zero to one."""
     return Interval(0.0, 1.0, default, open_low, open_high, special, checked)
 
@@ -103,6 +111,7 @@ class Whole:
         return f"a whole number from {self.low} to 2**53"
 
     def check(self, who, name, value):
+        """The value as the kernels take it; ValueError or TypeError in the house's shape."""
         try:
             number = None if isinstance(value, bool) else operator.index(value)
         except TypeError:
@@ -121,7 +130,7 @@ class WeightDecay(Interval):
     decoupled: bool | None = False
 
 
-def Decay(default=0.0, decoupled=False):
+def Decay(default: float = 0.0, decoupled: bool | None = False) -> WeightDecay:
     """Weight decay, seen to around an update rule: added to the gradient, or `decoupled` from it, a part of the parameter itself.
 
     Where `decoupled` is None the optimizer has a flag `decoupled_weight_decay`.
@@ -236,9 +245,11 @@ class Flag:
         return "True or False"
 
     def choice(self, value):
+        """Which of `choices` the value takes: the kernel that serves it."""
         return value
 
     def check(self, who, name, value):
+        """The value as the kernels take it; ValueError or TypeError in the house's shape."""
         if getattr(value, "shape", ()) != () or value not in (True, False):
             raise TypeError(f"{who}: {name} must be True or False, got {value!r}")
         return bool(value)
@@ -261,9 +272,11 @@ class Optional:
         return ("none", *self.domain.choices)
 
     def choice(self, value):
+        """Which of `choices` the value takes: the kernel that serves it."""
         return "none" if value is None else self.domain.choice(value)
 
     def check(self, who, name, value):
+        """The value as the kernels take it; ValueError or TypeError in the house's shape."""
         return None if value is None else self.domain.check(who, name, value)
 
 
@@ -281,9 +294,11 @@ class Each:
         return f"{len(self.default)} numbers, each {self.domain}"
 
     def choice(self, value):
+        """Which of `choices` the value takes: the kernel that serves it."""
         return None
 
     def check(self, who, name, value):
+        """The value as the kernels take it; ValueError or TypeError in the house's shape."""
         if not isinstance(value, tuple | list) or len(value) != len(self.default):
             raise TypeError(f"{who}: {name} must be {self}, got {value!r}")
         return tuple(self.domain.check(who, f"{name}[{i}]", v) for i, v in enumerate(value))

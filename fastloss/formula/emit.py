@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from .contract import contracted
-from .graph import BOOL, COMPARISONS, ELEMENT, INT, walk
+from .graph import BOOL, COMPARISONS, ELEMENT, INT, FormulaError, walk
 from .primitives import TABLE
 
 _INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/", "and": "&", "or": "|", "shl": "<<", "shr": ">>"}
@@ -109,6 +109,17 @@ def uniforms(traced, outputs):
         else:
             stack.extend(reversed(node.operands))
     return found
+
+
+def check_tensor_room(traced):
+    """Whether the engine's fixed tables (_kernels/sweep.pxi) hold what a rule's variant asks of its tensor as a whole."""
+    for what, count, most in (
+        ("arrays and sums", len(traced.inputs) + len(traced.folds), 12),
+        ("parameters and sums", len(traced.parameters) + 1 + len(traced.folds), 32),
+        ("uniform numbers", len(uniforms(traced, list(traced.outputs.values()))), 32),
+    ):
+        if count > most:
+            raise FormulaError(f"{traced.name}: an update rule must need at most {most} {what}, got {count}")
 
 
 def uniform_names(nodes):

@@ -15,7 +15,7 @@ from numba.extending import overload
 from ...formula import F32, F64, Flag, Optional, UpdateRule
 from ...formula.emit import uniforms
 from ...formula.graph import FOLDS, walk
-from ...formula.python import uniforms_text, variant_text
+from ...formula.python import scalar_text
 from . import numba_types
 from .machine import INLINED, OPTIONS, compiled
 
@@ -80,55 +80,54 @@ class Functions:
         """A function of elements as text may call it: `(*inputs, *hyperparameters) -> tuple`, made for each precision when used."""
         if want not in self._scope:
             arguments = [*self.inputs, *self.arguments]
-            scope = {"make": lambda first: self._compute(want, F32 if first == types.float32 else F64)}
+            scope = {"_make": lambda first: self._compute(want, F32 if first == types.float32 else F64)}
             stub = _run(f"def {want}({', '.join(arguments)}):\n    raise NotImplementedError", want, {})
-            choose = _run(f"def choose({', '.join(arguments)}):\n    return make({arguments[0]})", "choose", scope)
+            choose = _run(f"def choose({', '.join(arguments)}):\n    return _make({arguments[0]})", "choose", scope)
             overload(stub, jit_options=INLINED)(choose)
             self._scope[want] = stub
         return self._scope[want]
 
     def _compute(self, want, precision):
         """`_element` in one precision."""
-        scope, formula = {"double": types.float64}, self.formula
+        machine, formula = compiled(precision), self.formula
+        scope = {"_double": types.float64, "_real": machine.operations["real"], "inf": float("inf"), "nan": float("nan")}
         lines = [f"def compute({', '.join([*self.inputs, *self.arguments])}):"]
-        slots = [name if i is None else f"{name}[{i}]" for name, i in formula.slots()]
-        numbers = formula.vector({name: domain.default for name, domain in formula.parameters.items()} | self.fixed)
-        given = [
-            f"double({slot if slot.partition('[')[0] in self.arguments else repr(number)})"
-            for slot, number in zip(slots, numbers, strict=True)
-        ]
-        machine = compiled(precision)
-        scope |= {"inf": float("inf"), "nan": float("nan"), "real": machine.operations["real"]}
+        given = ", ".join([*self._numbers(), "0.0"])
         for k, choice in enumerate(self.choices):
             traced = formula.trace(choice)
-            shared = len(uniforms(traced, list(traced.outputs.values())))
-            text = uniforms_text(traced, "uniforms", formula.source)
-            scope[f"uniforms{k}"] = machine.compiled(compiled(F64).define(text, "uniforms"))
-            roles = self._roles(traced, want)
-            scope[f"formula{k}"] = machine.compiled(machine.define(variant_text(traced, roles, want, formula.source), want))
-            inputs = [f"real({name})" for name in traced.inputs]
+            shared, roles = uniforms(traced, list(traced.outputs.values())), self._roles(traced, want)
+            scope[f"_shared{k}"] = machine.compiled(compiled(F64).define(_shared_text(traced, shared), "shared"))
+            inputs = _numbered("x", traced.inputs.values()) | _numbered("c", shared)
+            text = scalar_text("formula", inputs, [traced.outputs[role] for role in roles], [], formula.source)
+            scope[f"_formula{k}"] = machine.compiled(machine.define(text, "formula"))
+            arguments = [f"_real({name})" for name in traced.inputs] + [f"_real(_shared[{i}])" for i in range(len(shared))]
+            body = [
+                f"_shared = _shared{k}({given})",
+                f"_results = _formula{k}({', '.join(arguments)})",
+                f"return {self._shaped(roles)}",
+            ]
             special = [
                 f"{name} == {value!r}"
                 for name, value in zip(formula.parameters, choice, strict=True)
                 if name in self.arguments and value is not None
             ]
-            body = [
-                f"shared = uniforms{k}({', '.join([*given, '0.0'])})",
-                f"results = formula{k}({', '.join([*inputs, *(f'real(shared[{i}])' for i in range(shared))])})",
-                f"return {self._shaped(roles)}",
-            ]
-            if special:
-                lines += [f"    if {' and '.join(special)}:", *(f"        {line}" for line in body)]
-            else:
-                lines += [f"    {line}" for line in body]
+            lines += [f"    if {' and '.join(special)}:", *(f"        {line}" for line in body)] if special else []
+            lines += [] if special else [f"    {line}" for line in body]
         return _run("\n".join(lines), "compute", scope)
+
+    def _numbers(self):
+        """The formula's parameters in order, as expressions: arguments, and what is fixed."""
+        values = self.formula.vector({name: domain.default for name, domain in self.formula.parameters.items()} | self.fixed)
+        for (name, i), value in zip(self.formula.slots(), values, strict=True):
+            argument = name if i is None else f"{name}[{i}]"
+            yield f"_double({argument if name in self.arguments else repr(value)})"
 
     def _roles(self, traced, want):
         raise NotImplementedError
 
     def _shaped(self, roles):
-        """The expression for what is returned, from `results`."""
-        return "results"
+        """The expression for what is returned, from `_results`."""
+        return "_results"
 
     def _function(self, name, arguments, lines, scope, defaults=None):
         """A function for users, compiled by Numba when first called."""
@@ -141,7 +140,7 @@ class Functions:
     def _scalar(self, name, want):
         arguments = self.inputs
         call = ", ".join([*arguments, *self.arguments])
-        return self._function(name, arguments, [f"    return compute({call})"], {"compute": self._element(want)})
+        return self._function(name, arguments, [f"    return _compute({call})"], {"_compute": self._element(want)})
 
 
 class LossFunctions(Functions):
@@ -162,7 +161,7 @@ class LossFunctions(Functions):
         """One number as it is, several in the tuples that the loss's own methods return."""
         kinds = {}
         for k, role in enumerate(roles):
-            kinds.setdefault(role.partition("_")[0], []).append("results" if len(roles) == 1 else f"results[{k}]")
+            kinds.setdefault(role.partition("_")[0], []).append("_results" if len(roles) == 1 else f"_results[{k}]")
         return ", ".join(each[0] if len(each) == 1 else f"({', '.join(each)})" for each in kinds.values())
 
     @cached_property
@@ -201,25 +200,27 @@ class LossFunctions(Functions):
 
     def _over_arrays(self, name, want, gradients):
         """A function of whole arrays: tile by tile, as the engine goes, so that neither the formula nor the sum is done one by one."""
-        inputs = self.inputs
-        arrays = [*inputs, *gradients]
-        result = ", ".join(["value", *([_tuple(f"slope{k}" for k in range(len(gradients)))] if gradients else [])])
+        inputs, arrays = self.inputs, [*self.inputs, *gradients]
+        slopes = [f"_slope{k}" for k in range(len(gradients))]
+        result = ", ".join(["_value", *([_tuple(slopes)] if slopes else [])])
+        elements = ", ".join([*(f"{array}[_i]" for array in inputs), *self.arguments])
         lines = [
-            f"    count = {inputs[0]}.size",
-            *(f"    check({array!r}, {array}, count)" for array in arrays[1:]),
-            f"    tile, lanes = room({inputs[0]})",
-            "    total, scale = 0.0, real_like(tile, 1.0 / max(count, 1))",
-            f"    for start in range(0, count, {_TILE}):",
-            f"        stop = min(start + {_TILE}, count)",
-            "        for i in range(start, stop):",
-            f"            {result} = compute({', '.join([*(f'{array}[i]' for array in inputs), *self.arguments])})",
-            "            tile[i - start] = value",
-            *(f"            {gradient}[i] = slope{k} * scale" for k, gradient in enumerate(gradients)),
-            "        total += add_up(tile, lanes, stop - start)",
-            "    return total / count if count else nan",
+            f"    _count = {inputs[0]}.size",
+            *(f"    _check({array!r}, {array}, _count)" for array in arrays[1:]),
+            f"    _tile, _lanes = _room({inputs[0]})",
+            "    _total, _scale = 0.0, _real_like(_tile, 1.0 / _max(_count, 1))",
+            f"    for _start in _range(0, _count, {_TILE}):",
+            f"        _stop = _min(_start + {_TILE}, _count)",
+            "        for _i in _range(_start, _stop):",
+            f"            {result} = _compute({elements})",
+            "            _tile[_i - _start] = _value",
+            *(f"            {gradient}[_i] = {slope} * _scale" for gradient, slope in zip(gradients, slopes, strict=True)),
+            "        _total += _add_up(_tile, _lanes, _stop - _start)",
+            "    return _total / _count if _count else _nan",
         ]
-        scope = {"check": _checker(self.who), "room": _room, "real_like": _real_like, "add_up": _add_up, "nan": float("nan")}
-        return self._function(name, arrays, lines, scope | {"compute": self._element(want)})
+        scope = {"_check": _checker(self.who), "_room": _room, "_real_like": _real_like, "_add_up": _add_up}
+        scope |= {"_nan": float("nan"), "_range": range, "_min": min, "_max": max, "_compute": self._element(want)}
+        return self._function(name, arrays, lines, scope)
 
 
 class RuleFunctions(Functions):
@@ -253,8 +254,8 @@ class RuleFunctions(Functions):
         arguments = [*self.inputs, *(name for name in self.arguments if name == "step" or name in self.formula.carried)]
         call = ", ".join([*self.inputs, *self.arguments])
         defaults = {name: value for name, value in self.arguments.items() if name not in arguments}
-        lines = [f"    return compute({call})"]
-        return self._function("step", arguments, lines, {"compute": self._element("step")}, defaults)
+        lines = [f"    return _compute({call})"]
+        return self._function("step", arguments, lines, {"_compute": self._element("step")}, defaults)
 
 
 def functions(formula):
@@ -266,6 +267,17 @@ def _run(text, name, scope):
     """The function that the text defines."""
     exec(compile(text, f"<fastloss {name}>", "exec"), scope)
     return scope[name]
+
+
+def _numbered(letter, nodes):
+    """Names that cannot be those of functions and of other numbers, as an author's own may be."""
+    return {f"{letter}{k}": node for k, node in enumerate(nodes)}
+
+
+def _shared_text(traced, nodes):
+    """The function `(*parameters, length) -> tuple` that computes what all elements share."""
+    text = scalar_text("shared", _numbered("p", [*traced.parameters, traced.graph.node("length")]), nodes, [])
+    return text if len(nodes) != 1 else f"{text},"
 
 
 def _tuple(parts):

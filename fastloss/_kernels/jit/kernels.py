@@ -5,7 +5,7 @@ from functools import cache, cached_property
 
 from ...formula import PRECISIONS, FormulaError, RowFormula, UpdateRule
 from ...formula.assembly import Module
-from ...formula.emit import cost, uniforms
+from ...formula.emit import check_tensor_room, cost, uniforms
 from ...formula.located import located
 from ...formula.program import Program
 from . import native
@@ -51,9 +51,9 @@ class Kernels:
         return cost([self._traced(variant).outputs[role] for role in self._roles(variant, want)])
 
     def layout(self, name):
-        """What the engine is told of a row formula's program, or of a rule that looks at whole tensors; None of other rules."""
+        """What the engine is told of a row formula's program, or of an update rule that looks at whole tensors; None of other rules."""
         if isinstance(self.formula, UpdateRule):
-            return self.formula.layout(self._traced(name)) or None
+            return self.formula.layout(self._traced(name))
         return self._program(*name.rsplit("_", 1)).layout()
 
     def _compile(self, name):
@@ -93,6 +93,8 @@ class Kernels:
     def _trace(self, variant):
         with located(self.formula.name):
             traced = self.formula.trace(self._choices[variant])
+        if self.formula.in_place:
+            check_tensor_room(traced)
         shared = len(uniforms(traced, list(traced.outputs.values())))
         if shared >= _MOST_UNIFORMS:
             raise FormulaError(f"{self.formula.name}: the formula must need at most {_MOST_UNIFORMS - 1} numbers, got {shared}")
