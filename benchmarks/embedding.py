@@ -1,263 +1,197 @@
-"""fastloss inside other software, measured in one run: python benchmarks/embedding.py [--quick] [--only NAME]
+"""fastloss inside other programs, against what a program would hold instead: python benchmarks/embedding.py [--quick] [--only NAME]
 
-Every row holds a road into fastloss and what one would do without it, timed in turn (see timing.py); above 1 the road is faster. Both
-must agree first. The bar is for the ratio of the best times: a loop that a compiler made takes the same time whenever it is not
-disturbed. The exit status counts the bars missed.
+The rows are read as those of peers.py. Of a user's own loss the peer is the built-in one; of functions for `@njit` code, and of
+cimported ones, it is the same formula typed by hand. First calls are those of a new process whose libraries are imported; "cold"
+finds nothing compiled. The rows of the C header, of the C table and of SciPy are in compiled_roads.py.
+The exit status counts the bars missed.
 """
 
 import argparse
-import ctypes
+import importlib.util
+import math
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
-from pathlib import Path
 
+import compiled_roads
 import numpy as np
-from timing import alternate
+from suite.inputs import inputs, outputs
+from table import Bar, Table
+from timing import Times, alternate
 
 import fastloss as fl
 
-SIZE = 4000  # in the caches: the arithmetic is what differs
-FLAGS = {
-    "as extensions are": ["-O3"],
-    "COMPILE_ARGS": fl.c_api.COMPILE_ARGS,
-    "and -march=native": [*fl.c_api.COMPILE_ARGS, "-march=native"],
-}
+SIZES = (10**5, 10**7)
+
+# --- a user's own loss against the built-in one -----------------------------------------------------------------------------
 
 
-class Table:
-    def __init__(self):
-        self.missed = 0
-        print(f"{'':66} {'fastloss':>9} {'best':>9} {'peer':>9} {'best':>9}   ratio of best")
-
-    def row(self, name, ours, peer, bar=None):
-        ratio = peer.best / ours.best
-        met = {None: ""}.get(bar, "pass" if bar is None or ratio >= bar else "MISS")
-        self.missed += met == "MISS"
-        print(f"{name:66} {ours} {peer} {ratio:7.2f}  {f'>= {bar}' if bar else '':8} {met}".rstrip(), flush=True)
+@fl.loss
+def squared_error(pred, target):
+    return (pred - target) ** 2
 
 
-# --- a scalar in a loop of Cython, against the formula typed by hand -------------------------------------------------------------
+@fl.loss(delta=fl.Positive(1.0))
+def huber(pred, target, delta):
+    a = abs(pred - target)
+    return fl.math.where(a <= delta, 0.5 * a * a, delta * (a - 0.5 * delta))
 
-HEAD = """
-# cython: language_level=3, boundscheck=False, wraparound=False
-from libc.math cimport exp, fabs, log1p
-from fastloss cimport (squared_error_f64, squared_error_grad_f64, huber_f64, huber_grad_f64, huber_f32, huber_grad_f32, quantile_f64,
-    quantile_grad_f64, cauchy_f64, cauchy_grad_f64, binary_cross_entropy_with_logits_f64, binary_cross_entropy_with_logits_grad_f64)
+
+@fl.loss
+def log_cosh(pred, target):
+    return fl.math.log_cosh(pred - target)
+
+
+@fl.loss(target=fl.Label())
+def binary_cross_entropy_with_logits(pred, target):
+    return fl.math.softplus(fl.math.where(target > 0, -pred, pred))
+
+
+@fl.loss(target=fl.NonNegative())
+def poisson_nll(pred, target):
+    return fl.math.exp(pred) - target * pred
+
+
+OWN = (squared_error, huber, log_cosh, binary_cross_entropy_with_logits, poisson_nll)
+
+
+def against_built_in(table, title, own, size, threads, seconds):
+    built_in = getattr(fl, own.__name__)
+    given = inputs(built_in, size)
+    grad = outputs(built_in, given)
+    with fl.threadpool_limits(threads):
+        rivals = {name: _value_and_grad(loss, given, grad) for name, loss in (("ours", own), ("peer", built_in))}
+        times = alternate(rivals, seconds)
+    table.row(title, times["ours"], times["peer"], Bar(ratio=0.7))
+
+
+def _value_and_grad(loss, given, grad):
+    return lambda: loss.value_and_grad(*given, grad_out=grad)
+
+
+FIRST_CALL = """
+import sys
+from time import perf_counter
+import numpy, fastloss as fl, llvmlite.binding
+sys.path[:0] = {path!r}
+from embedding import {name} as loss
+pred, target = numpy.ones((2, 1000), numpy.float32)
+start = perf_counter()
+loss.value_and_grad(pred, target)
+print(perf_counter() - start)
 """
-LOOP = """
-def {name}(const {real}[::1] p, const {real}[::1] t, {real}[::1] g, double c):
-    cdef double total = 0
-    cdef Py_ssize_t i
-    cdef {real} {names}
-    with nogil:
-        for i in range(p.shape[0]):
-            {value}
-            g[i] = {slope}
-    return total
-"""
-SCALARS = {
-    # name: type, hyperparameters, and by hand: what is computed first, the value, the slope
-    "squared_error": ("double", "", "r = p[i] - t[i]", "r * r", "2 * r"),
-    "huber": (
-        "double",
-        ", c",
-        "r = p[i] - t[i]; a = fabs(r)",
-        "0.5 * r * r if a <= c else c * (a - 0.5 * c)",
-        "r if a <= c else c if r > 0 else -c",
+
+
+def first_call(table, title, is_cold, bar, seconds):
+    """The slowest loss of five, each at its best of a few processes."""
+    times = {}
+    for loss in OWN:
+        program = FIRST_CALL.format(name=loss.__name__, path=sys.path)
+        rounds = []
+        with tempfile.TemporaryDirectory() as warm:
+            for _ in range(2 + round(seconds)):
+                with tempfile.TemporaryDirectory() as empty:
+                    environment = os.environ | {"FASTLOSS_CACHE_DIR": empty if is_cold else warm}
+                    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, check=True)
+                rounds.append(float(done.stdout))
+        times[loss.__name__] = Times(np.array(rounds if is_cold else rounds[1:]))
+    worst = max(times, key=lambda name: times[name].best)
+    table.row(f"{title} (of {len(times)}: {worst})", times[worst], bar=bar)
+
+
+# --- functions for @njit code against the same typed by hand -----------------------------------------------------------------
+
+
+def squared_error_by_hand(p, t):
+    r = p - t
+    return r * r, 2 * r
+
+
+def huber_by_hand(p, t):
+    r, delta = p - t, np.float32(1)
+    if abs(r) <= delta:
+        return np.float32(0.5) * r * r, r
+    return delta * (abs(r) - np.float32(0.5) * delta), math.copysign(delta, r)
+
+
+def log_cosh_by_hand(p, t):
+    r = p - t
+    a = abs(r)
+    return a + math.log1p(math.exp(-2 * a)) - np.float32(math.log(2)), math.tanh(r)
+
+
+def binary_cross_entropy_with_logits_by_hand(p, t):
+    e = math.exp(-abs(p))
+    sigmoid = (1 if p >= 0 else e) / (1 + e)
+    return max(p, np.float32(0)) - t * p + math.log1p(e), sigmoid - t
+
+
+def poisson_nll_by_hand(p, t):
+    e = math.exp(p)
+    return e - t * p, e - t
+
+
+BY_HAND = (
+    squared_error_by_hand,
+    huber_by_hand,
+    log_cosh_by_hand,
+    binary_cross_entropy_with_logits_by_hand,
+    poisson_nll_by_hand,
+)
+
+
+def against_typed_by_hand(table, title, by_hand, size, seconds):
+    numba = importlib.import_module("numba")
+    loss = getattr(fl, by_hand.__name__.removesuffix("_by_hand"))
+
+    def loop(function):
+        @numba.njit(error_model="numpy")
+        def run(pred, target, values, grads):
+            for i in range(pred.size):
+                values[i], grads[i] = function(pred[i], target[i])
+
+        return run
+
+    given = inputs(loss, size)
+    results = [np.zeros_like(given[0]) for _ in range(4)]
+    ours, theirs = loop(loss.jit.value_and_grad), loop(numba.njit(error_model="numpy")(by_hand))
+    times = alternate({"ours": lambda: ours(*given, *results[:2]), "peer": lambda: theirs(*given, *results[2:])}, seconds)
+    np.testing.assert_allclose(results[0], results[2], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(results[1], results[3], rtol=1e-5, atol=1e-5)
+    table.row(title, times["ours"], times["peer"], Bar(ratio=0.95))
+
+
+# --- all of it ----------------------------------------------------------------------------------------------------------------
+
+ROWS = [
+    *(
+        (f"built-in: own {own.__name__}, {size:,}, {threads} threads", against_built_in, (own, size, threads))
+        for own in OWN
+        for size in SIZES
+        for threads in (1, 2)
     ),
-    "quantile": (
-        "double",
-        ", c",
-        "r = t[i] - p[i]",
-        "c * r if r >= 0 else (c - 1) * r",
-        "-c if r > 0 else 1 - c if r < 0 else 0",
+    ("own loss, first call, cold", first_call, (True, Bar(seconds=3))),
+    ("own loss, first call, new process", first_call, (False, Bar(seconds=0.15))),
+    *(
+        (f"by hand: {by_hand.__name__.removesuffix('_by_hand')}.jit, 10^5", against_typed_by_hand, (by_hand, 10**5))
+        for by_hand in BY_HAND
+        if importlib.util.find_spec("numba")
     ),
-    "cauchy": ("double", ", c", "r = p[i] - t[i]; a = r / c", "0.5 * c * c * log1p(a * a)", "r / (1 + a * a)"),
-    "binary_cross_entropy_with_logits": (
-        "double",
-        ", 1, 0",
-        "a = exp(-fabs(p[i]))",
-        "(p[i] if p[i] > 0 else 0) - p[i] * t[i] + log1p(a)",
-        "(1 / (1 + a) if p[i] > 0 else a / (1 + a)) - t[i]",
-    ),
-}
-
-
-def module_text():
-    parts = [HEAD]
-    for name, (real, hyper, first, value, slope) in SCALARS.items():
-        suffix = "f64" if real == "double" else "f32"
-        ours = f"{name}_{suffix}(p[i], t[i]{hyper})"
-        text = {"real": real, "names": "r, a"}
-        parts.append(
-            LOOP.format(name=f"ours_{name}", value=f"total += {ours}", slope=ours.replace(suffix, f"grad_{suffix}"), **text)
-        )
-        parts.append(LOOP.format(name=f"hand_{name}", value=f"{first}; total += {value}", slope=slope, **text))
-    return "\n".join(parts)
-
-
-def build_loops(folder, flags):
-    """The module of both loops, compiled as the flags say."""
-    module = f"loops{len(list(folder.iterdir()))}"
-    (folder / f"{module}.pyx").write_text(module_text(), encoding="utf-8")
-    setup = (
-        "import sys\nfrom Cython.Build import cythonize\nfrom setuptools import Extension, setup\nimport fastloss as fl\n"
-        f"e = Extension({module!r}, ['{module}.pyx'], include_dirs=[fl.get_include()], extra_compile_args={list(flags)!r})\n"
-        "setup(ext_modules=cythonize([e], quiet=True))\n"
-    )
-    (folder / "setup.py").write_text(setup, encoding="utf-8")
-    environment = {n: v for n, v in os.environ.items() if n != "PYTHONSAFEPATH"}
-    command = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
-    subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True)
-    sys.path.insert(0, str(folder))
-    return __import__(module)
-
-
-def scalars(table, seconds):
-    rng = np.random.default_rng(0)
-    pred, target, grad, other = rng.normal(size=SIZE), rng.integers(0, 2, SIZE).astype(float), np.empty(SIZE), np.empty(SIZE)
-    with tempfile.TemporaryDirectory() as folder:
-        for kind, flags in FLAGS.items():
-            loops = build_loops(Path(folder), flags)
-            for name in SCALARS:
-                ours, hand = getattr(loops, f"ours_{name}"), getattr(loops, f"hand_{name}")
-                assert np.isclose(ours(pred, target, grad, 0.7), hand(pred, target, other, 0.7))
-                np.testing.assert_allclose(grad, other, rtol=1e-9, atol=1e-12)
-                times = alternate(
-                    {"ours": lambda f=ours: f(pred, target, grad, 0.7), "hand": lambda f=hand: f(pred, target, other, 0.7)},
-                    seconds,
-                )
-                # Without the instruction for fused products the C library, which looks for it at run time, has the faster logarithm.
-                bar = 0.95 if kind == "and -march=native" else None
-                table.row(f"Cython loop: {name}, {kind}", times["ours"], times["hand"], bar)
-
-
-# --- whole arrays from C -----------------------------------------------------------------------------------------------------------
-
-
-def whole_arrays(table, seconds):
-    """The C table's call against the call from Python: what Python costs, on arrays of 100 elements."""
-    pred, target, grad = np.linspace(-1, 1, 100), np.zeros(100), np.empty(100)
-    source = (Path(__file__).parents[1] / "examples" / "c_program" / "program.c").read_text(encoding="utf-8")
-    source += """
-    double repeat(uintptr_t address, const double *pred, const double *target, ptrdiff_t count, double *grad, int times) {
-        const fastloss_api *fastloss = (const fastloss_api *)address;
-        fastloss_bound huber;
-        const void *inputs[2] = {pred, target};
-        void *outputs[2] = {NULL, grad};
-        double value = 0;
-        fastloss->bind(&huber, "huber", "vg", 8, NULL, 0, NULL, 0);
-        while (times--) fastloss->evaluate(&huber, count, inputs, NULL, FASTLOSS_MEAN, &value, outputs);
-        return value;
-    }
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "repeat.c").write_text(source, encoding="utf-8")
-        library = str(Path(folder) / "repeat.so")
-        command = [
-            shutil.which("cc") or "cc",
-            "-O2",
-            "-shared",
-            "-fPIC",
-            f"-I{fl.get_include()}",
-            str(Path(folder) / "repeat.c"),
-            "-o",
-        ]
-        subprocess.run([*command, library, "-lm"], check=True)
-        repeat = ctypes.CDLL(library).repeat
-        repeat.restype = ctypes.c_double
-        repeat.argtypes = [ctypes.c_size_t, *[ctypes.c_void_p] * 2, ctypes.c_ssize_t, ctypes.c_void_p, ctypes.c_int]
-        given = (fl.c_api.ADDRESS, pred.ctypes.data, target.ctypes.data, 100, grad.ctypes.data, 100)
-        assert repeat(*given) == fl.huber(pred, target)
-
-        def python():
-            for _ in range(100):
-                fl.huber.value_and_grad(pred, target, grad_out=grad)
-
-        times = alternate({"ours": lambda: repeat(*given), "python": python}, seconds)
-        table.row("C table: 100 calls of huber, 10^2 (peer: the Python call)", times["ours"], times["python"])
-
-
-# --- SciPy --------------------------------------------------------------------------------------------------------------------------
-
-
-def logistic(table, seconds):
-    """To the same tolerance, with the same stopping rule: the one of scikit-learn."""
-    from scipy.optimize import minimize
-    from sklearn.linear_model import LogisticRegression
-
-    rng, tolerance = np.random.default_rng(0), 1e-6
-    X = rng.normal(size=(100_000, 100))
-    y = (rng.random(len(X)) < 1 / (1 + np.exp(-X @ (rng.normal(size=100) / 5) - 0.3))).astype(float)
-    stop = {"gtol": tolerance, "maxiter": 1000, "maxls": 50, "ftol": 64 * np.finfo(float).eps}
-
-    def ours():
-        model = fl.as_scipy(fl.binary_cross_entropy_with_logits, X, y, fit_intercept=True, l2=1 / len(X))
-        return minimize(model.fun_and_grad, model.start, jac=True, method="L-BFGS-B", options=stop)
-
-    def theirs():
-        return LogisticRegression(solver="lbfgs", C=1.0, tol=tolerance, max_iter=1000).fit(X, y)
-
-    found, fitted = ours(), theirs()
-    assert found.nit == fitted.n_iter_[0]
-    np.testing.assert_allclose(found.x[:-1], fitted.coef_[0], rtol=1e-5)
-    times = alternate({"ours": ours, "theirs": theirs}, seconds)
-    table.row("as_scipy: logistic regression, 10^5 x 100 (peer: scikit-learn)", times["ours"], times["theirs"], 1.0)
-
-
-def robust(table, seconds):
-    """The same solution as SciPy's own robust losses."""
-    from scipy.optimize import least_squares
-
-    t = np.linspace(0, 10, 10_000)
-    data = 3 * np.exp(-0.5 * t) + 0.1 * np.sin(37 * t)
-    data[::7] += 2
-
-    def residuals(p):
-        return p[0] * np.exp(-p[1] * t) - data
-
-    for theirs, loss in {"huber": fl.huber, "soft_l1": fl.pseudo_huber, "cauchy": fl.cauchy, "arctan": fl.arctan}.items():
-        rho = fl.as_least_squares_loss(loss)
-        calls = {
-            "ours": lambda rho=rho: least_squares(residuals, [1.0, 1.0], loss=rho, f_scale=0.5, xtol=1e-12),
-            "theirs": lambda name=theirs: least_squares(residuals, [1.0, 1.0], loss=name, f_scale=0.5, xtol=1e-12),
-        }
-        np.testing.assert_allclose(calls["ours"]().x, calls["theirs"]().x, rtol=1e-7)
-        times = alternate(calls, seconds)
-        table.row(f"least_squares: {theirs}, 10^4, the same solution (peer: SciPy's)", times["ours"], times["theirs"])
-
-
-def line(table, seconds):
-    """Against the calls that make the point, and three products."""
-    rng = np.random.default_rng(0)
-    eta, toward, target = rng.normal(size=10**6), rng.normal(size=10**6), rng.integers(0, 2, 10**6).astype(float)
-    loss = fl.binary_cross_entropy_with_logits
-
-    def plain():
-        value, grad, hess = loss.value_grad_hess(eta + 0.5 * toward, target)
-        return value, grad @ toward, hess @ (toward * toward)
-
-    np.testing.assert_allclose(fl.line_search(loss, eta, target, direction=toward, step=0.5), plain(), rtol=1e-10)
-    times = alternate({"ours": lambda: fl.line_search(loss, eta, target, direction=toward, step=0.5), "plain": plain}, seconds)
-    table.row("line_search: binary_cross_entropy_with_logits, 10^6 (peer: arrays)", times["ours"], times["plain"])
-
-
-ROWS = {"scalars": scalars, "whole_arrays": whole_arrays, "logistic": logistic, "robust": robust, "line": line}
+    *compiled_roads.ROWS,
+]
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--only", default="")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a tenth of the time; for a look, not for a claim")
+    parser.add_argument("--only", default="", metavar="NAME", help="rows whose name holds this")
     options = parser.parse_args()
-    print(f"fastloss {fl.__version__}, numpy {np.__version__}, {fl.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}")
+    print(f"fastloss {fl.__version__}, numpy {np.__version__}, {fl.get_num_threads()} threads; float32, value and gradient")
     table = Table()
-    for name, row in ROWS.items():
-        if options.only in name:
-            row(table, 0.3 if options.quick else 2)
+    for title, function, arguments in ROWS:
+        if options.only in title:
+            function(table, title, *arguments, seconds=0.3 if options.quick else 3)
     return table.missed
 
 

@@ -31,6 +31,13 @@ def mean(held, name, beta, now):
     return held[name]
 
 
+def cautious_move(u, g):
+    """Liang et al. (2024), algorithm 2: the mask, and what the learning rate is multiplied by."""
+    phi = u * g > 0
+    alpha = phi.size / (int(phi.sum()) + 1)
+    return alpha * (u * phi)
+
+
 # --- gradient descent -----------------------------------------------------------------------------------------------------
 
 
@@ -58,7 +65,7 @@ def paper_asgd(w, g, held, t, lr, lambd, alpha, t0, weight_decay, maximize):
 
 
 def paper_adam(w, g, held, t, lr, betas, eps, weight_decay, amsgrad, maximize, decoupled_weight_decay=False, cautious=False):
-    """Kingma & Ba (2015), algorithm 1; amsgrad as in PyTorch's documentation; cautious: Liang et al. (2024), algorithm 2."""
+    """Kingma & Ba (2015), algorithm 1; amsgrad as in PyTorch's documentation."""
     b1, b2 = betas
     w, g = regularised(w, g, lr, weight_decay, maximize, decoupled_weight_decay)
     m = mean(held, "m", b1, g)
@@ -69,7 +76,7 @@ def paper_adam(w, g, held, t, lr, betas, eps, weight_decay, amsgrad, maximize, d
     v_hat = v / (1 - b2**t)
     u = m_hat / (np.sqrt(v_hat) + eps)
     if cautious:
-        u = u * (u * g > 0)
+        u = cautious_move(u, g)
     return w - lr * u
 
 
@@ -248,12 +255,12 @@ def paper_madgrad(w, g, held, t, lr, momentum, weight_decay, eps, maximize):
 
 
 def paper_lion(w, g, held, t, lr, betas, weight_decay, cautious, maximize):
-    """Chen et al. (2023), algorithm 2; cautious: Liang et al. (2024)."""
+    """Chen et al. (2023), algorithm 2."""
     b1, b2 = betas
     w, g = regularised(w, g, lr, weight_decay, maximize, decoupled=True)
     u = np.sign(b1 * held.get("m", 0 * g) + (1 - b1) * g)
     if cautious:
-        u = u * (u * g > 0)
+        u = cautious_move(u, g)
     mean(held, "m", b2, g)
     return w - lr * u
 
@@ -262,6 +269,20 @@ def paper_signum(w, g, held, t, lr, momentum, weight_decay, decoupled_weight_dec
     """Bernstein et al. (2018), algorithm 2."""
     w, g = regularised(w, g, lr, weight_decay, maximize, decoupled_weight_decay)
     return w - lr * np.sign(mean(held, "m", momentum, g) if momentum else g)
+
+
+# --- as far as the tensor is large ------------------------------------------------------------------------------------------
+
+
+def paper_lamb(w, g, held, t, lr, betas, eps, weight_decay, maximize):
+    """You et al. (2020), algorithm 2 with the identity for phi, and no trust where a norm is 0, as in the authors' code."""
+    b1, b2 = betas
+    g = -g if maximize else g
+    m = mean(held, "m", b1, g) / (1 - b1**t)
+    v = mean(held, "v", b2, g**2) / (1 - b2**t)
+    r = m / (np.sqrt(v) + eps) + weight_decay * w
+    norm_w, norm_r = (math.sqrt((x.astype(np.float64) ** 2).sum()) for x in (w, r))
+    return w - lr * (norm_w / norm_r if norm_w and norm_r else 1.0) * r
 
 
 # --- with a Hessian, and without a schedule -------------------------------------------------------------------------------
@@ -323,6 +344,8 @@ class Rule:
     decoupled: bool = False
     # How many times the usual error may remain: differences of large numbers, functions of the step.
     cancels: float = 1
+    # A NaN in one element reaches all of the tensor.
+    spreads: bool = False
 
 
 def each(**options):
@@ -500,6 +523,13 @@ RULES = {
         {"m": "exp_avg"},
         each(momentum=(0.71, 0.0), decoupled_weight_decay=(True, False)),
         signs=True,
+    ),
+    "LAMB": Rule(
+        paper_lamb,
+        {"lr": 0.013, "betas": _BETAS, "eps": 3e-4, "weight_decay": 0.071},
+        _ADAM_STATES,
+        decoupled=True,
+        spreads=True,
     ),
     "Sophia": Rule(
         paper_sophia,

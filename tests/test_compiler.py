@@ -23,9 +23,11 @@ from fastloss.formula import (
     Positive,
     Real,
     Symbol,
+    UpdateRule,
     absolute,
     definition,
     derive,
+    emit,
     exp,
     log,
     log1p,
@@ -43,6 +45,7 @@ from fastloss.formula import (
 )
 from fastloss.formula.contract import contracted
 from fastloss.formula.graph import Graph, walk
+from fastloss.formula.rows import dot, largest, length, logsumexp, mean, norm2, preceding, total
 
 mpmath = pytest.importorskip("mpmath")
 
@@ -515,6 +518,63 @@ def test_mistakes_in_definitions():
     with pytest.raises(FormulaError, match="maximum takes 2 arguments, got 1"):
         maximum(x)
     assert issubclass(FormulaError, TypeError)
+
+
+# --- sums over an update rule's tensor ----------------------------------------------------------------------------------------
+
+
+def rule_of(step):
+    """The only variant of a rule whose new parameter and state are what `step(param, grad, held, lr)` says."""
+
+    def rule(param, grad, held, step, lr):
+        return following(param, grad, held, lr)
+
+    following = step
+    made = UpdateRule.define(rule, lr=NonNegative(1.0))
+    return made, made.trace(made.choice({"step": None, "lr": 1.0}))
+
+
+def test_sums_over_a_tensor_are_made_by_a_kernel_before_the_step():
+    rule, traced = rule_of(lambda p, g, h, lr: (p - lr * norm2(p) / mean(absolute(g)) * g, h + g))
+    assert dict(rule.passes(traced)) == {"step": ["param", "held"], "fold": ["squared_0", "summed_1"]}
+    # Behind step and lr; the state is in no sum.
+    assert rule.layout(traced) == {"length": 2, "squares": [True, False], "reads": [0, 1]}
+    step, fold = (
+        emit.kernel_text(traced, suffix, roles, definition.F32, "x.py:1", True) for suffix, roles in rule.passes(traced)
+    )
+    assert "t0 = absolute_f32(grad[i])\n        squared_0[i] = param[i]\n        summed_1[i] = t0" in fold
+    assert " param[i] = " not in fold and " held[i] = " not in fold and "summed" not in step
+    numbers = emit.uniforms_text(traced, "x.py:1", definition.F64)
+    assert "t0 = parameters[1] * sqrt_f64(parameters[3]) / (parameters[4] / parameters[2])\n    uniforms[0] = t0" in numbers
+
+
+def test_what_is_the_same_for_the_tensor_is_not_in_its_sum():
+    rule, traced = rule_of(lambda p, g, h, lr: (p - total(lr * g) * total(lr * (p * p)) * dot(lr, lr), h))
+    assert [role for role in traced.outputs if role in traced.folds] == ["summed_0", "squared_1"]
+    assert rule.layout(traced) == {"length": 2, "squares": [False, True], "reads": [0, 1]}
+
+
+def test_rules_that_know_the_length_alone_and_rules_that_know_nothing():
+    rule, traced = rule_of(lambda p, g, h, lr: (p - lr / length(p) * g, h))
+    assert dict(rule.passes(traced)) == {"step": ["param", "held"]}
+    assert rule.layout(traced) == {"length": 2, "squares": [], "reads": []}
+    rule, traced = rule_of(lambda p, g, h, lr: (p - lr * g, h))
+    assert rule.layout(traced) is None
+
+
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        (lambda p, g, h, lr: (p - norm2(g - mean(g)), h), "rule: what an update rule sums .* must use no other such sum"),
+        (lambda p, g, h, lr: (p - g / total(where(h > norm2(p), h, 0)), h), "must use no other such sum"),
+        (lambda p, g, h, lr: (p - largest(g), h), "rule: an update rule must fold its tensor by total alone, got largest"),
+        (lambda p, g, h, lr: (p - logsumexp(g), h), "must fold its tensor by total alone, got shift"),
+        (lambda p, g, h, lr: (p - preceding(g), h), "must fold its tensor by total alone, got preceding"),
+    ],
+)
+def test_folds_that_an_update_rule_must_not_have(step, message):
+    with pytest.raises(FormulaError, match=message):
+        rule_of(step)
 
 
 def test_primitives_of_plain_numbers_are_plain_numbers():

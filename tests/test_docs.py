@@ -1,7 +1,9 @@
 """What README and docs say is so. `python tests/test_docs.py --update` writes README's tables anew."""
 
 import inspect
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -46,8 +48,8 @@ def test_readme_lists_every_one(what):
     assert TABLE[what].search(text).group() == WRITTEN[what](), "run: python tests/test_docs.py --update"
 
 
-def blocks():
-    return re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+def blocks(where=r"(?<!<!-- cuda -->\n)"):
+    return re.findall(where + r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
 
 
 def test_readme_examples_run():
@@ -55,6 +57,14 @@ def test_readme_examples_run():
     assert len(blocks()) >= 2
     for block in blocks():
         exec(compile(block, "README.md", "exec"), namespace)
+
+
+def test_readme_example_for_cuda_runs():
+    pytest.importorskip("numba_cuda")
+    (block,) = blocks(r"(?<=<!-- cuda -->\n)")
+    # Numba must hear of its simulator before it is imported.
+    environment = os.environ | {"NUMBA_ENABLE_CUDASIM": "1"}
+    subprocess.run([sys.executable, "-c", block], env=environment, check=True, timeout=120)
 
 
 @pytest.mark.parametrize("link", re.findall(r"\]\(([^)#:]+)\)", README.read_text(encoding="utf-8")))

@@ -64,6 +64,8 @@ TEXTS = {
     "AdamW_step_f32": lambda: _kernel("AdamW", "step", None, F32),
     "AdamW_step_f64": lambda: _kernel("AdamW", "step", None, F64),
     "AdamW_uniforms": lambda: _uniforms("AdamW"),
+    "LAMB_fold_f32": lambda: _kernel("LAMB", "fold", ["squared_0", "squared_1"], F32),
+    "LAMB_uniforms": lambda: _uniforms("LAMB"),
     "sigmoid": lambda: _vector("sigmoid"),
     "cross_entropy_rows": lambda: test_rows.text_of_cross_entropy().rstrip("\n"),
 }
@@ -158,10 +160,11 @@ def test_an_update_is_computed_before_it_is_written():
             rule = _formula(name)
             for choice in rule.choices():
                 traced = rule.trace(choice)
-                text = emit.kernel_text(traced, "step", list(traced.outputs), precision, rule.source, True)
+                suffix, roles = rule.passes(traced)[0]
+                text = emit.kernel_text(traced, suffix, roles, precision, rule.source, True)
                 loop = text.split("for i in range(count):\n")[1].splitlines()
                 writes = [k for k, line in enumerate(loop) if re.match(r"\s+\w+\[i\] = ", line)]
-                assert len(writes) == len(traced.outputs)
+                assert len(writes) == len(roles)
                 assert writes == list(range(len(loop) - len(writes), len(loop)))
                 written = set()
                 for k in writes:

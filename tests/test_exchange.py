@@ -53,6 +53,13 @@ OPTAX = {
         )
     ],
     "RAdam": [],  # without Optax's threshold, which is another: only the state is the same
+    "LAMB": [
+        (
+            {"lr": 0.037, "betas": (0.83, 0.967), "eps": 3e-4, "weight_decay": 0.071},
+            "lamb",
+            {"b1": 0.83, "b2": 0.967, "eps": 3e-4, "weight_decay": 0.071},
+        )
+    ],
     "Adamax": [({"lr": 0.037, "betas": (0.83, 0.967), "eps": 3e-4}, "adamax", {"b1": 0.83, "b2": 0.967, "eps": 3e-4})],
     "Lion": [
         ({"lr": 0.037, "betas": (0.83, 0.967), "weight_decay": 0.07}, "lion", {"b1": 0.83, "b2": 0.967, "weight_decay": 0.07})

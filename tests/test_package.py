@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 import textwrap
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -387,6 +388,18 @@ def test_every_loss_and_every_optimizer_has_its_benchmarks():
         assert rows, module
         for name, values in rows:
             assert values == list(registry), name
+
+
+def test_extras_that_are_named_are_there():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    files = [path for folder in ("fastloss", "docs", "examples", "benchmarks") for path in (ROOT / folder).rglob("*.*")]
+    files = [path for path in [*files, *ROOT.glob("*.md")] if path.suffix in (".py", ".pyx", ".pxi", ".md", ".rst")]
+    named = {}
+    for path in files:
+        for found in re.findall(r"fastloss\[([\w,]+)\]|\bextra ``(\w+)``", path.read_text(encoding="utf-8")):
+            named |= dict.fromkeys("".join(found).split(","), path)
+    assert {"state", "cuda", "demo"} <= set(named)
+    assert not {extra: str(path) for extra, path in named.items() if extra not in extras}
 
 
 @each_loss

@@ -50,6 +50,7 @@ def optax_rules():
         ours | {"betas": (*betas, 0.991), "alpha": 3.7, "weight_decay": decay},
         lambda o: o.contrib.ademamix(lr, **adam, b3=0.991, alpha=3.7, weight_decay=decay),
     )
+    yield "LAMB", ours | {"weight_decay": decay}, lambda o: o.lamb(lr, **adam, weight_decay=decay)
     yield "MADGRAD", {"lr": lr, "momentum": 0.71, "eps": eps}, lambda o: o.contrib.madgrad(lr - eps, momentum=0.71, eps=eps)
     yield "ScheduleFreeSGD", {"lr": lr, "momentum": 0.71}, lambda o: o.contrib.schedule_free_sgd(lr, b1=0.71)
     yield "ScheduleFreeAdamW", ours, lambda o: o.contrib.schedule_free_adamw(lr, **adam)
@@ -145,21 +146,62 @@ def test_cautious_moves_go_against_the_gradient(name):
     assert name != "Lion" or 1000 < rested < 1000 * STEPS
 
 
-def test_cautious_moves_are_those_of_the_plain_rule():
+def test_cautious_moves_are_those_of_the_plain_rule_as_much_longer_as_others_rest():
     rng = np.random.default_rng(45)
-    w = rng.normal(size=2000)
-    grads = [rng.normal(size=2000) for _ in range(STEPS)]
+    starts = [rng.normal(size=size) for size in (2000, 40_000, 1)]
     for name in ("Adam", "AdamW", "Lion"):
-        plain, cautious = w.copy(), w.copy()
+        plain, cautious = ([w.copy() for w in starts] for _ in range(2))
         first, second = (getattr(fl, name)(p, weight_decay=0.0, cautious=c) for p, c in ((plain, False), (cautious, True)))
-        for g in grads:
-            cautious[...] = plain
-            start = plain.copy()
-            first.step(g)
-            second.step(g)
-            rests = cautious == start
-            np.testing.assert_array_equal(rests, (start - plain) * g <= 0)
-            np.testing.assert_array_equal(cautious[~rests], plain[~rests])
+        for _ in range(STEPS):
+            grads = [rng.normal(size=w.size) for w in starts]
+            before = [p.copy() for p in plain]
+            for p, start in zip(cautious, before, strict=True):
+                p[...] = start
+            first.step(grads)
+            second.step(grads)
+            for p, c, start, g in zip(plain, cautious, before, grads, strict=True):
+                rests = (start - p) * g <= 0
+                np.testing.assert_array_equal(c == start, rests)
+                longer = p.size / ((~rests).sum() + 1)
+                np.testing.assert_allclose((c - start)[~rests], longer * (p - start)[~rests], rtol=1e-9, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", ["Adam", "AdamW", "Lion"])
+def test_cautious_may_begin_and_end_between_steps(name):
+    rng = np.random.default_rng(56)
+    w, other = np.ones(5000), np.ones(5000)
+    optimizer = getattr(fl, name)(w)
+    for t in range(4):
+        optimizer.param_groups[0]["cautious"] = t % 2 == 1
+        twin = getattr(fl, name)(other, cautious=t % 2 == 1)
+        twin.load_state_dict(optimizer.state_dict())
+        g = rng.normal(size=5000)
+        optimizer.step(g)
+        twin.step(g)
+        np.testing.assert_array_equal(w, other)
+
+
+@pytest.mark.parametrize("size", [1e-25, 1.0, 1e25])
+def test_norms_of_float32_are_beyond_its_range(size):
+    """Of squares that float32 does not hold the parameter's norm is made all the same."""
+    rng = np.random.default_rng(57)
+    w = (rng.normal(size=3000) * size).astype(np.float32)
+    expected, held = w.astype(np.float64), {}
+    hyper = {"lr": 0.1, "betas": (0.83, 0.967), "eps": 3e-4, "weight_decay": 0.0}
+    optimizer = fl.LAMB(w, **hyper)
+    for t in range(1, 5):
+        g = rng.normal(size=3000).astype(np.float32)
+        optimizer.step(g)
+        expected = RULES["LAMB"].paper(expected, g.astype(np.float64), held, t, **hyper, maximize=False)
+    np.testing.assert_allclose(w, expected, rtol=1e-4, atol=1e-6 * size)
+
+
+def test_a_tensor_of_zeros_moves_as_adam_does():
+    w, other = np.zeros(5), np.zeros(5)
+    g = np.arange(5.0) - 2
+    fl.LAMB(w, lr=0.1).step(g)
+    fl.Adam(other, lr=0.1, eps=1e-6).step(g)
+    np.testing.assert_allclose(w, other, rtol=1e-14)
 
 
 def test_adam_with_decoupled_decay_is_adamw():

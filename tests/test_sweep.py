@@ -13,6 +13,14 @@ import pytest
 import fastloss as fl
 
 HYPER = {"lr": 0.013, "betas": (0.83, 0.967), "eps": 3e-4, "weight_decay": 0.071}
+# A rule that looks at single elements, one that counts over its tensor, one that measures it.
+RULES = {
+    "AdamW": lambda params, **options: fl.AdamW(params, **HYPER | options),
+    "cautious AdamW": lambda params, **options: fl.AdamW(params, cautious=True, amsgrad=True, **HYPER | options),
+    "LAMB": lambda params, **options: fl.LAMB(params, **HYPER | options),
+}
+each_rule = pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
+each_whole = pytest.mark.parametrize("rule", [RULES["cautious AdamW"], RULES["LAMB"]], ids=["cautious AdamW", "LAMB"])
 SIZES = [(7,), (33, 5), (), (0,), (40_000,), (3, 4, 5)]
 KINDS = ["float64", "float32", "float16", "bfloat16"]
 
@@ -47,13 +55,14 @@ def assert_same(one, other, params, others):
 # --- unscale, measure, clip -----------------------------------------------------------------------------------------------
 
 
+@each_rule
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("maximize", [False, True])
 @pytest.mark.parametrize("options", list(itertools.product((None, 512.0, 0.37), (None, 1.7, 1e9), (None, 0.6))), ids=str)
-def test_gradients_are_unscaled_then_clipped_by_norm_then_by_value(options, maximize, dtype):
+def test_gradients_are_unscaled_then_clipped_by_norm_then_by_value(options, maximize, dtype, rule):
     scale, max_norm, clip_value = options
     ours, plain = draw(SIZES, dtype), draw(SIZES, dtype)
-    one, other = fl.AdamW(ours, maximize=maximize, **HYPER), fl.AdamW(plain, **HYPER)
+    one, other = rule(ours, maximize=maximize), rule(plain)
     for t in range(3):
         grads = draw(SIZES, dtype, seed=10 + t)
         result = one.step(grads, grad_scale=scale, max_norm=max_norm, clip_value=clip_value)
@@ -201,17 +210,18 @@ def rounded(x, dtype):
     return np.ldexp(np.rint(np.ldexp(mantissa, 8)), exponent - 8).astype(dtype)
 
 
+@each_rule
 @pytest.mark.parametrize("mixture", list(itertools.product(KINDS, repeat=3)), ids="-".join)
-def test_every_mixture_of_dtypes_is_computed_in_one_and_rounded_once(mixture):
+def test_every_mixture_of_dtypes_is_computed_in_one_and_rounded_once(mixture, rule):
     param_dtype, grad_dtype, state_dtype = map(kind, mixture)
     precision = np.dtype(np.float64 if param_dtype == np.float64 else np.float32)
     ours = draw([(1030,), (5, 7)], param_dtype)
-    optimizer = fl.AdamW(ours, state_dtype=state_dtype, **HYPER)
+    optimizer = rule(ours, state_dtype=state_dtype)
     assert {s.dtype for s in states(optimizer)} == {state_dtype}
     for t in range(4):
         grads = draw([(1030,), (5, 7)], grad_dtype, seed=t)
         wide = [p.astype(precision) for p in ours]
-        twin = fl.AdamW(wide, **HYPER)
+        twin = rule(wide)
         saved = optimizer.state_dict()
         saved["state"] = {n: {k: a.astype(precision) for k, a in s.items()} for n, s in saved["state"].items()}
         twin.load_state_dict(saved)
@@ -396,14 +406,15 @@ def test_bad_rows(rows, values, message):
     assert (w == 1).all()
 
 
+@each_rule
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("shape", [(), (1,), (3, 5), (20_000,)], ids=str)
-def test_independent_problems_with_their_own_learning_rates(shape, dtype):
+def test_independent_problems_with_their_own_learning_rates(shape, dtype, rule):
     count = 9
     w = draw([(count, *shape)], dtype)[0]
     alone = [np.array(row) for row in w]
     rates = np.linspace(0, 0.3, count)
-    together, apart = fl.AdamW(w, **HYPER), [fl.AdamW(row, **HYPER | {"lr": lr}) for row, lr in zip(alone, rates, strict=True)]
+    together, apart = rule(w), [rule(row, lr=lr) for row, lr in zip(alone, rates, strict=True)]
     rng = np.random.default_rng(2)
     for t in range(4):
         moves = rng.random(count) < 0.6 if t == 3 else None
@@ -433,6 +444,148 @@ def test_bad_options_of_rows(options, message):
     with pytest.raises(ValueError, match="must go with parameters of one number of rows"):
         fl.SGD([w, np.ones((3, 2))], lr=0.1).step([w.copy(), np.ones((3, 2))], row_mask=np.ones(4, bool))
     assert (w == 1).all()
+
+
+# --- rules that look at whole tensors ---------------------------------------------------------------------------------------
+
+
+@each_whole
+@pytest.mark.parametrize("options", [{}, {"max_norm": 1.0}, {"clip_value": 0.5, "grad_scale": 0.3}], ids=str)
+def test_what_is_summed_does_not_depend_on_threads_or_layout(rule, options):
+    shapes = [(300, 500), (100_000,), (3,), (70, 70, 70), (0,)]
+    before = fl.get_num_threads()
+    results = []
+    try:
+        for threads, awkward in itertools.product((1, 2, 3, 5), (False, True)):
+            fl.set_num_threads(threads)
+            params = draw(shapes)
+            optimizer = rule(params)
+            for t in range(3):
+                grads = draw(shapes, seed=1 + t)
+                if awkward:
+                    grads = [np.asfortranarray(grads[0]), np.repeat(grads[1], 2)[::2], grads[2][::-1][::-1], *grads[3:]]
+                optimizer.step(grads, **options)
+            results.append(b"".join(array.tobytes() for array in (*params, *states(optimizer))))
+    finally:
+        fl.set_num_threads(before)
+    assert len(set(results)) == 1
+
+
+@each_whole
+def test_each_tensor_is_looked_at_by_itself(rule):
+    together, alone = draw(SIZES), draw(SIZES)
+    groups = [{"params": together[:3]}, {"params": together[3:], "lr": 0.07, "weight_decay": 0.0}]
+    one = rule(groups)
+    others = [rule(w, **({} if k < 3 else {"lr": 0.07, "weight_decay": 0.0})) for k, w in enumerate(alone)]
+    for t in range(3):
+        grads = draw(SIZES, seed=t)
+        one.step([grads[:3], grads[3:]])
+        for other, grad in zip(others, grads, strict=True):
+            other.step(grad)
+    for a, b in zip(together, alone, strict=True):
+        assert_bits(a, b)
+
+
+def test_groups_that_look_and_groups_that_do_not():
+    together, alone = draw(SIZES), draw(SIZES)
+    one = fl.AdamW([{"params": [w], "cautious": k % 2 == 1} for k, w in enumerate(together)], **HYPER)
+    others = [fl.AdamW(w, cautious=k % 2 == 1, **HYPER) for k, w in enumerate(alone)]
+    for t in range(3):
+        grads = draw(SIZES, seed=t)
+        one.step([[grad] for grad in grads])
+        for other, grad in zip(others, grads, strict=True):
+            other.step(grad)
+    for a, b in zip(together, alone, strict=True):
+        assert_bits(a, b)
+
+
+@each_whole
+@pytest.mark.parametrize("rows", [[0, 3, 4, 5, 19], [19, 2, 7], [], list(range(20))], ids=str)
+def test_of_sparse_rows_those_that_move_are_looked_at(rows, rule):
+    w = draw([(20, 700)])[0]
+    rng = np.random.default_rng(5)
+    optimizer = rule([w, np.ones(3, np.float32)])
+    optimizer.step([rng.normal(size=w.shape), np.ones(3)])
+    before, held = w.copy(), optimizer.state_dict()["state"]["params[0]"]
+    moving = w[sorted(rows)]
+    twin = rule([moving, np.ones(3, np.float32)])
+    saved = optimizer.state_dict()
+    saved["state"]["params[0]"] = {name: array[sorted(rows)] for name, array in held.items()}
+    twin.load_state_dict(saved)
+    values = rng.normal(size=(len(rows), 700)).astype(np.float32)
+    optimizer.step([fl.SparseRows(rows, values), np.ones(3)], max_norm=2.0)
+    twin.step([values[np.argsort(rows)], np.ones(3)], max_norm=2.0)
+    still = np.setdiff1d(np.arange(20), rows)
+    assert_bits(w[still], before[still])
+    # The sums of 20 rows are added up in another order than those of one array.
+    np.testing.assert_allclose(w[sorted(rows)], moving, rtol=2e-6)
+    now, then = (o.state_dict()["state"]["params[0]"] for o in (optimizer, twin))
+    for name, array in now.items():
+        assert_bits(array[still], held[name][still])
+        assert_bits(array[sorted(rows)], then[name])
+
+
+@each_whole
+def test_masked_rows_are_problems_of_their_own(rule):
+    rng = np.random.default_rng(6)
+    w = draw([(9, 300)])[0]
+    alone = [row.copy() for row in w]
+    together, apart = rule(w), [rule(row) for row in alone]
+    for _ in range(4):
+        moves = rng.random(9) < 0.6
+        grad = rng.normal(size=w.shape)
+        together.step(grad, row_mask=moves)
+        for r in np.flatnonzero(moves):
+            # The count of the steps is that of all.
+            saved = apart[r].state_dict()
+            apart[r].load_state_dict(saved | {"steps": together.steps - 1})
+            apart[r].step(grad[r])
+    for r in range(9):
+        assert_bits(w[r], alone[r])
+
+
+@each_whole
+@pytest.mark.parametrize("name", ["float16", "bfloat16"])
+def test_what_rounding_took_is_looked_at_too(rule, name):
+    dtype = kind(name)
+    w = draw([(3000,)], dtype)[0]
+    optimizer = rule(w, rounding="compensated")
+    for t in range(3):
+        saved = optimizer.state_dict()
+        held = saved["state"]["params"]
+        wide = w.astype(np.float32) + held.pop("remainder").astype(np.float32)
+        twin = rule(wide)
+        twin.load_state_dict(saved)
+        grad = draw([(3000,)], seed=t)[0]
+        optimizer.step(grad)
+        twin.step(grad)
+        assert_bits(w, rounded(wide, dtype))
+        for state, array in twin.state_dict()["state"]["params"].items():
+            assert_bits(optimizer.state_dict()["state"]["params"][state], array)
+
+
+@each_whole
+def test_a_step_that_is_left_out_or_refused_has_written_nothing(rule):
+    params = draw(SIZES)
+    optimizer = rule(params, ema_decay=0.9)
+    optimizer.step(draw(SIZES, seed=1))
+    before, held = [p.copy() for p in params], states(optimizer)
+    grads = draw(SIZES, seed=2)
+    grads[4][20_000] = np.nan
+    assert optimizer.step(grads, skip_nonfinite=True).skipped
+    with pytest.raises(ValueError, match=r"the gradient of params\[5\] must have its shape"):
+        optimizer.step([*draw(SIZES, seed=2)[:-1], np.ones(3)])
+    for now, then in zip([*params, *states(optimizer)], [*before, *held], strict=True):
+        assert_bits(now, then)
+
+
+def test_nan_goes_into_all_that_is_made_of_its_sum():
+    w, other = np.ones(5), np.ones(5)
+    fl.LAMB([w, other], lr=0.1).step([np.array([0, np.nan, 1, 1, 1.0]), np.ones(5)])
+    assert np.isnan(w).all() and np.isfinite(other).all()
+    cautious = np.ones(5)
+    fl.AdamW(cautious, cautious=True).step(np.array([0, np.nan, 1, 1, 1.0]))
+    np.testing.assert_array_equal(np.isnan(cautious), [False, True, False, False, False])
 
 
 # --- hyperparameters ------------------------------------------------------------------------------------------------------
@@ -468,6 +621,50 @@ def test_a_hyperparameter_may_be_a_function_of_the_steps():
     assert callable(optimizer.param_groups[0]["lr"])
     with pytest.raises(ValueError, match="AdamW: lr must be >= 0"):
         fl.AdamW(w, lr=lambda step: -1.0)
+
+
+def after_five(value):
+    """A function of the steps that gives something else from the fifth on."""
+    return lambda step: 0.1 if step < 5 else value() if callable(value) else value
+
+
+@pytest.mark.parametrize("value", [-1.0, math.nan, None, "0.1", lambda: 1 / 0], ids=str)
+def test_functions_of_the_steps_are_looked_at_before_anything_is_loaded(value):
+    done = fl.AdamW(np.ones(3))
+    for _ in range(7):
+        done.step(np.ones(3))
+    w = np.full(3, 2.0)
+    optimizer = fl.AdamW(w, lr=after_five(value), eps=1e-4, ema_decay=0.5, copy_dtype=np.float32)
+    optimizer.step(np.ones(3))
+    before, copies = optimizer.state_dict(), optimizer.copies.copy()
+    saved = done.state_dict()
+    saved["state"]["params"]["ema"] = np.zeros(3)
+    with pytest.raises((ValueError, TypeError, ZeroDivisionError)):
+        optimizer.load_state_dict(saved)
+    after = optimizer.state_dict()
+    assert (after["steps"], after["groups"]) == (before["steps"], before["groups"]) and callable(
+        optimizer.param_groups[0]["lr"]
+    )
+    for name, array in after["state"]["params"].items():
+        assert_bits(array, before["state"]["params"][name])
+    assert_bits(optimizer.copies, copies)
+    optimizer.step(np.ones(3))
+    assert optimizer.steps == 2
+
+
+def test_nothing_is_loaded_into_groups_that_were_taken_apart():
+    optimizer = fl.AdamW(np.ones(3))
+    saved = optimizer.state_dict()
+    optimizer.step(np.ones(3))
+    del optimizer.param_groups[0]["eps"]
+    with pytest.raises(ValueError, match=r"AdamW: param_groups\[0\] must be a dictionary of params, lr"):
+        optimizer.load_state_dict(saved)
+    optimizer.param_groups[0]["eps"] = 1e-8
+    optimizer.ema_decay = 2.0
+    with pytest.raises(ValueError, match="AdamW: ema_decay must be"):
+        optimizer.load_state_dict(saved)
+    optimizer.ema_decay = None
+    assert optimizer.steps == 1 and optimizer.state_dict()["state"]["params"]["exp_avg"].any()
 
 
 @pytest.mark.parametrize(

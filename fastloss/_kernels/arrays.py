@@ -36,6 +36,15 @@ def on_device(value):
     return device is not None and device()[0] in _CUDA
 
 
+def number(value):
+    """What a 0-d array holds, in a GPU's memory too, which is waited for then."""
+    if not on_device(value):
+        return value
+    from .cuda import memory
+
+    return memory.number(value)
+
+
 # DLPack's numbers for a GPU's memory and for managed memory.
 _CUDA = (2, 13)
 
@@ -46,6 +55,8 @@ def as_array(who, name, value):
         raise TypeError(
             f"{who}: {name} must be a plain array, got a masked array (its mask would be lost): pass weights instead"
         )
+    if on_device(value):
+        raise TypeError(f"{who}: {name} must be in the host's memory, as the others are, got a CUDA array")
     array = kinds.as_numpy(who, name, value)
     if not (is_floating(array.dtype) or array.dtype.kind in "iub"):
         raise TypeError(
@@ -60,14 +71,6 @@ def check_floating(who, name, array):
         raise TypeError(
             f"{who}: {name} must be a floating-point array, got dtype {array.dtype}: convert it, e.g. {name}.astype(float)"
         )
-
-
-def norm(several):
-    """The Euclidean norm of all elements, where their squares lie beyond the doubles."""
-    most = max((float(np.abs(np.asarray(a, np.float64)).max()) for a in several if np.size(a)), default=0.0)
-    if most == 0 or not np.isfinite(most):
-        return most
-    return most * float(np.sqrt(sum(float(np.square(np.asarray(a, np.float64) / most).sum()) for a in several)))
 
 
 def check_same(who, name, array, first_name, first):
@@ -164,7 +167,7 @@ _NUMBER = Real()
 WEIGHTS = Domain(
     "finite and not negative",
     (0.0, float(np.finfo(np.float32).max)),
-    (0.0, np.finfo(np.float64).max),
+    (0.0, float(np.finfo(np.float64).max)),
     nan_is_outside=True,
     is_summed=True,
 )

@@ -18,6 +18,16 @@ SCRATCH = 32 << 20
 SCAN = 1 << 14
 
 
+def check_call(who, want, reduction, normalizer):
+    """Whether there is what is asked for."""
+    if want & ~3:  # beside the value and gradients
+        raise TypeError(f"{who}: what is asked for must be the value or gradients, got a call for a Hessian: there is none")
+    if reduction not in ("mean", "sum", "none"):
+        raise ValueError(f"{who}: reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
+    if normalizer is not None and reduction != "mean":
+        raise ValueError(f"{who}: normalizer goes with reduction='mean', got reduction={reduction!r}")
+
+
 def precision(dtype):
     """What numbers of this dtype are computed in."""
     return np.dtype(np.float64 if dtype == np.float64 else np.float32)
@@ -43,6 +53,8 @@ class Step:
     """
 
     sums_are_double = False
+    # Whether there is one for arrays on a GPU too.
+    is_on_device = False
 
     def __init__(self, row_loss, settings, shared, sums, count, real):
         self.row_loss, self.settings, self.shared, self.sums, self.real = row_loss, settings, shared, sums, real

@@ -1,9 +1,16 @@
 """What the engine offers to the modules above it."""
 
-from typing import Any
+from typing import Any, Protocol
 
 SUPPORTED: str
 ISA: str
+
+class Library(Protocol):
+    """Where kernels come from: built in, or compiled at run time."""
+
+    def address(self, name: str) -> int: ...
+    def cost(self, name: str) -> int: ...
+    def layout(self, name: str) -> dict[str, Any]: ...
 
 class Plan:
     def __init__(
@@ -14,6 +21,7 @@ class Plan:
         domains: tuple[Any, ...],
         gradient_of: tuple[str, ...],
         vector: list[float],
+        library: Library | None = ...,
     ) -> None: ...
     def evaluate(
         self,
@@ -40,6 +48,7 @@ class RowPlan:
         vector: list[float],
         axis: int,
         ignore_index: int,
+        library: Library | None = ...,
     ) -> None: ...
     def evaluate(
         self,
@@ -56,7 +65,7 @@ class RowPlan:
     ) -> tuple[Any, ...]: ...
 
 class RuleVariant:
-    def __init__(self, name: str) -> None: ...
+    def __init__(self, name: str, library: Library | None = ...) -> None: ...
 
 class Sweep:
     def __init__(self, who: str, tensors: list[tuple[int, str, Any, list[Any], dict[str, Any]]]) -> None: ...

@@ -13,7 +13,7 @@ import warnings
 
 import numpy as np
 
-from . import arrays, kinds, levels
+from . import arrays, kinds, levels, norms
 
 cdef extern from "cpu.h":
     int fastloss_cpu_level()
@@ -38,9 +38,10 @@ cdef enum:
     MAX_UNIFORMS = 32
     # Chunks whose sums fit on the stack.
     FEW = 64
-    # What an update and a look at its gradient cost in additions, for the choice of threads.
+    # What an update, a look at its gradient, and what it sums beforehand cost in additions, for the choice of threads.
     UPDATE_COST = 60
     MEASURE_COST = 12
+    FOLD_COST = 30
     # Groups whose numbers fit on the stack.
     MAX_GROUPS = 16
 
@@ -81,7 +82,15 @@ cdef void* allocate(size_t size) except NULL:
 
 
 cdef void* address(str name) except NULL:
-    return <void*><uintptr_t>_tiles.address(name)
+    return address_in(_tiles, name)
+
+
+cdef void* address_in(object library, str name) except NULL:
+    """Where a function is: `library` is the module of the chosen level, or what compiles a user's formula at run time.
+
+    Both offer `address(name)`, `cost(name)` of a kernel, and `layout(name)` of a row formula's program.
+    """
+    return <void*><uintptr_t>library.address(name)
 
 
 DTYPE_NAMES = ("f32", "f64", "f16", "bf16", "i8", "i16", "i32", "i64", "u8", "u16", "u32", "u64")
@@ -345,9 +354,11 @@ cdef class Plan:
     cdef kernel_function[8][2] kernels
     cdef int[8] costs
     cdef double[MAX_UNIFORMS] uniforms
+    cdef object library
 
-    def __init__(self, who, variant, inputs, domains, gradient_of, vector):
+    def __init__(self, who, variant, inputs, domains, gradient_of, vector, library=None):
         cdef double[MAX_UNIFORMS] parameters
+        self.library = _tiles if library is None else library
         self.who, self.variant, self.inputs, self.domains = who, variant, inputs, domains
         self.differentiable = len(gradient_of)
         memset(self.uniforms, 0, sizeof(self.uniforms))
@@ -355,7 +366,7 @@ cdef class Plan:
         for i, value in enumerate(vector):
             parameters[i] = value
         memset(self.kernels, 0, sizeof(self.kernels))
-        (<uniforms_function>address(variant + "_uniforms"))(parameters, self.uniforms)
+        (<uniforms_function>address_in(self.library, variant + "_uniforms"))(parameters, self.uniforms)
 
     def evaluate(self, int want, tuple inputs, object sample_weight, str reduction, object normalizer, object value_out, object grad_out, object hess_out, bint check):
         """The requested values: what the public calls forward to. Returns (value, gradient, hessian), None where not asked for."""
@@ -372,10 +383,10 @@ cdef class Plan:
         if self.kernels[want][precision] == NULL:
             letters = "v" * (want & VALUE > 0) + "g" * (want & GRAD > 0) + "h" * (want & HESS > 0)
             name = f"{self.variant}_{letters}_{'f64' if precision else 'f32'}"
-            self.costs[want] = _tiles.cost(name)
+            self.costs[want] = self.library.cost(name)
             if precision == F32:
                 self.check_single()
-            self.kernels[want][precision] = <kernel_function>address(name)
+            self.kernels[want][precision] = <kernel_function>address_in(self.library, name)
         return self.kernels[want][precision]
 
     cdef int check_single(self) except -1:

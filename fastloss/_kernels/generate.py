@@ -79,6 +79,11 @@ def cost(str name):
     return find(name).cost
 
 
+def layout(str name):
+    """What the engine is told of a row formula's program, or of a rule that looks at whole tensors; None of other rules."""
+    return LAYOUTS.get(name)
+
+
 def names():
     """Every name in the table."""
     return [(<bytes>TABLE[i].name).decode() for i in range(length)]
@@ -143,13 +148,14 @@ def tiles_text(formulas):
             if isinstance(formula, definition.RowFormula):
                 for want in formula.wants:
                     of_want = program.Program(traced, formula.roles(want))
-                    layouts[f"{traced.name}_{want}"] = layout = of_want.layout()
-                    check_room(traced.name, of_want, layout)
+                    layouts[f"{traced.name}_{want}"] = of_want.layout()
                     for precision in definition.PRECISIONS:
                         for name, text in of_want.kernels(want, precision, formula.source):
                             texts.append(text)
                             names.append(name)
                 continue
+            if isinstance(formula, definition.UpdateRule) and (layout := formula.layout(traced)):
+                layouts[traced.name] = layout
             for suffix, roles in formula.passes(traced):
                 for precision in definition.PRECISIONS:
                     texts.append(emit.kernel_text(traced, suffix, roles, precision, formula.source, formula.in_place))
@@ -158,26 +164,8 @@ def tiles_text(formulas):
     entries = [f'enter(b"{name}", <void*>{name}, {costs.get(name, 0)})' for name in names]
     entries += [f'enter(b"{name}", <void*>{text})' for name, text in tilework()]
     head = HEAD + '\ninclude "tilework.pxi"\n'
-    end = f"\n\n# What the engine is told of the row formulas' programs.\nLAYOUTS = {layouts!r}\n"
+    end = f"\n\n# What the engine is told of row formulas, and of update rules that look at whole tensors.\nLAYOUTS = {layouts!r}\n"
     return "\n\n\n".join([head, *texts]) + "\n" + ADDRESSES.format(count=len(entries)) + "\n".join(entries) + end
-
-
-def check_room(name, program, layout):
-    """Whether the engine's fixed tables (rows.pxi) hold the program."""
-    loops = [*layout["step"], *layout["along"], *layout["across"], *layout["again"]]
-    for what, count, most in (
-        ("inputs", len(program.traced.inputs) + len(program.traced.directions), 8),
-        ("rows", len(layout["rows"]), 40),
-        ("numbers of a row", len(layout["numbers"]), 64),
-        ("passes", len(layout["step"]), 8),
-        ("folds in a pass", max(map(len, layout["folds"])), 24),
-        ("running sums in a pass", max(map(len, layout["runs"])), 8),
-        ("outputs", len(layout["outputs"]), 8),
-        ("arrays of a kernel", max(map(len, loops)), 64),
-        ("uniform numbers", len(program.uniforms), 31),
-    ):
-        if count > most:
-            raise ValueError(f"{name}: a row formula must need at most {most} {what}, got {count}")
 
 
 def tilework():

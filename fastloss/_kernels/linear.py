@@ -11,6 +11,8 @@ MOST_ROWS = 4096
 class Linear(blocks.Step):
     """``row_loss(x @ weight.T + bias)``."""
 
+    is_on_device = True
+
     def prepare(self, count):
         self.weight, self.bias = self.shared["weight"], self.shared.get("bias")
         classes, features = self.weight.shape

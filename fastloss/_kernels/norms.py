@@ -1,4 +1,4 @@
-"""Norms of gradients that no step measures, in double, and such that no power of an element is beyond the doubles."""
+"""Norms of gradients outside of the engine, in double, and such that no power of an element is beyond the doubles."""
 
 import math
 

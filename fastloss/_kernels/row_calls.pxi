@@ -34,6 +34,7 @@ cdef class RowPlan:
     cdef int[16] costs
     # By what is wanted, the numbers of the row that can be had besides: {name: which number}.
     cdef dict others
+    cdef object library
 
     def __cinit__(self, *args):
         memset(self.programs, 0, sizeof(self.programs))
@@ -43,10 +44,11 @@ cdef class RowPlan:
             for precision in range(2):
                 PyMem_Free(self.programs[want][precision])
 
-    def __init__(self, who, variant, inputs, kinds, domains, differentiable, vector, axis, ignore_index):
+    def __init__(self, who, variant, inputs, kinds, domains, differentiable, vector, axis, ignore_index, library=None):
+        self.library = _tiles if library is None else library
         self.who, self.variant, self.inputs, self.domains, self.others = who, variant, inputs, domains, {}
         self.differentiable, self.axis, self.ignore_index = differentiable, axis, ignore_index
-        self.fill = <uniforms_function>address(variant + "_uniforms")
+        self.fill = <uniforms_function>address_in(self.library, variant + "_uniforms")
         self.parameter_count = len(vector)
         for i, value in enumerate(vector):
             self.parameters[i] = value
@@ -70,7 +72,7 @@ cdef class RowPlan:
             return program
         program = <RowProgram*>allocate(sizeof(RowProgram))
         letters = "p" if want & HVP else "vgh" if want & HESS else "vg" if want & GRAD else "v"
-        layout = _tiles.LAYOUTS[f"{self.variant}_{letters}"]
+        layout = self.library.layout(f"{self.variant}_{letters}")
         name = f"{self.variant}_{letters}_{{}}{{}}_{'f64' if precision else 'f32'}"
         program.stages = len(layout["step"])
         self.costs[want] = layout["cost"]
@@ -106,7 +108,7 @@ cdef class RowPlan:
         loop.count = len(arrays)
         loop.kernel = NULL
         if arrays:
-            loop.kernel = <kernel_function>address(name)
+            loop.kernel = <kernel_function>address_in(self.library, name)
         for k, code in enumerate(arrays):
             loop.arrays[k] = code
         return 0

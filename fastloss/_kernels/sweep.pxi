@@ -1,5 +1,6 @@
 # Update rules: all tensors of an optimizer in one call. While a tile is in the cache all is done that a step does to it: unscale
-# and clip the gradient, the rule, round, average, copy. How an array is stored is its operand's business, not the rule's.
+# and clip the gradient, the rule, round, average, copy. How an array is stored is its operand's business, not the rule's. Where a
+# rule looks at a tensor as a whole, another pass comes before, which sums what the rule asks for and writes nothing.
 
 cdef extern from "denormals.h" nogil:
     uint64_t flush_denormals()
@@ -8,6 +9,8 @@ cdef extern from "denormals.h" nogil:
 cdef enum:
     # A tile of converted arrays: a step has more of them than a loss, and with their copies they are to stay in the L1 cache.
     STEP = 256
+    # Every array of an update.
+    ALL = 0xFFFF
 
 cdef struct Update:
     # One tensor: its parameter, gradient and states, which the kernel sees, and what goes with the parameter.
@@ -17,6 +20,13 @@ cdef struct Update:
     Py_ssize_t group
     int used
     Operand[MAX_ARRAYS] arrays
+    # The rule looks at the tensor as a whole: its numbers are its own, not its group's, for they depend on its length and on
+    # sums over it. What is summed `fold` makes of the arrays in `reads`; bits say which of the sums are of squares.
+    bint is_whole
+    kernel_function fold
+    int sums
+    uint32_t squares
+    uint32_t reads
     # What rounding takes from the parameter; an average of it; a copy in another dtype.
     Operand remainder
     Operand average
@@ -33,7 +43,7 @@ cdef struct Piece:
     Py_ssize_t start
     Py_ssize_t stop
     Py_ssize_t shift
-    # Whose numbers its kernel takes: a group's, or a row's.
+    # Whose numbers its kernel takes: a group's, a row's, or those of what its rule looks at as a whole.
     Py_ssize_t vector
 
 cdef struct Pieces:
@@ -45,6 +55,8 @@ cdef struct Pieces:
     Py_ssize_t grain_count
     Py_ssize_t filled
     Py_ssize_t elements
+    # How many vectors of numbers they take.
+    Py_ssize_t vectors
 
 cdef struct Round:
     # One step.
@@ -61,6 +73,8 @@ cdef struct Round:
     # From the end: the gradients that were measured last are still in the caches.
     bint backwards
     double* squares_by_grain
+    # What the rules sum, of each piece: all pieces' first sums, then their second ones.
+    double* sums_by_piece
 
 cdef struct Span:
     uintptr_t low
@@ -91,6 +105,21 @@ cdef inline void fetch_ahead(const Operand* a, Py_ssize_t start, Py_ssize_t n) n
         prefetch(first + offset)
 
 
+cdef inline void adjust_tiles(
+    const Round* this, const Update* update, uint32_t reads, Py_ssize_t start, Py_ssize_t n, char* adjusted, char* spare, void** tiles
+) noexcept nogil:
+    """Turn tiles of the arrays in `reads` into what the rule sees: the gradient adjusted, the parameter with what rounding took.
+
+    They are loaded where it is called from: with the loads in here as well a step with float16 takes a third longer.
+    """
+    if this.adjusts and reads & 2:
+        update.work.adjust(tiles[1], this.factors[update.group], this.limit, adjusted, n)
+        tiles[1] = adjusted
+    if update.remainder.data != NULL and reads & 1:
+        gather(&update.remainder, start, n, spare, update.work.itemsize)
+        update.work.plus(tiles[0], spare, 1, n)
+
+
 cdef void update_piece(const Round* this, const Piece* piece) noexcept nogil:
     cdef const Update* update = &this.updates[piece.update]
     cdef const Tilework* work = update.work
@@ -117,12 +146,7 @@ cdef void update_piece(const Round* this, const Piece* piece) noexcept nogil:
         n = min(size, piece.stop - start)
         for k in range(update.used):
             tiles[k] = at_hand(&update.arrays[k], start - piece.shift if k == 1 else start, n, scratch + k * spacing, itemsize)
-        if this.adjusts:
-            work.adjust(tiles[1], this.factors[update.group], this.limit, scratch + spacing, n)
-            tiles[1] = scratch + spacing
-        if update.remainder.data != NULL:
-            gather(&update.remainder, start, n, spare, itemsize)
-            work.plus(tiles[0], spare, 1, n)
+        adjust_tiles(this, update, ALL, start, n, scratch + spacing, spare, tiles)
         if converts and start + n < piece.stop:
             ahead = min(size, piece.stop - start - n)
             for k in range(update.used):
@@ -161,6 +185,56 @@ cdef void update_grain(void* context, Py_ssize_t grain) noexcept nogil:
         grain = this.pieces.grain_count - 1 - grain
     for p in range(this.pieces.grains[grain], this.pieces.grains[grain + 1]):
         update_piece(this, &this.pieces.pieces[p])
+
+
+cdef void fold_piece(const Round* this, Py_ssize_t p) noexcept nogil:
+    """What a rule sums of a piece; tiles are of one size, however the arrays lie, and so are the sums."""
+    cdef const Piece* piece = &this.pieces.pieces[p]
+    cdef const Update* update = &this.updates[piece.update]
+    cdef const Tilework* work = update.work
+    cdef Py_ssize_t spacing = TILE * work.itemsize + 192
+    cdef char[(MAX_ARRAYS + 1) * TILE_BYTES + 64] memory
+    cdef char* scratch = aligned(memory)
+    cdef void* tiles[MAX_ARRAYS]
+    cdef double totals[MAX_ARRAYS]
+    cdef Py_ssize_t start = piece.start
+    cdef Py_ssize_t n
+    cdef uint64_t mode = 0
+    cdef int f, k
+    memset(tiles, 0, sizeof(tiles))
+    memset(totals, 0, sizeof(totals))
+    for f in range(update.sums):
+        tiles[update.used + f] = scratch + (update.used + f) * spacing
+    if not update.has_f16:
+        mode = flush_denormals()
+    while start < piece.stop:
+        n = min(<Py_ssize_t>TILE, piece.stop - start)
+        for k in range(update.used):
+            if update.reads >> k & 1:
+                tiles[k] = at_hand(&update.arrays[k], start - piece.shift if k == 1 else start, n, scratch + k * spacing, work.itemsize)
+        adjust_tiles(this, update, update.reads, start, n, scratch + spacing, scratch + MAX_ARRAYS * spacing, tiles)
+        if update.has_f16:
+            mode = flush_denormals()
+        update.fold(n, tiles, this.uniforms + piece.vector * MAX_UNIFORMS)
+        if update.has_f16:
+            restore_mode(mode)
+        for f in range(update.sums):
+            totals[f] += (work.squares if update.squares >> f & 1 else work.sum)(tiles[update.used + f], n)
+        start += n
+    if not update.has_f16:
+        restore_mode(mode)
+    for f in range(update.sums):
+        this.sums_by_piece[f * this.pieces.count + p] = totals[f]
+
+
+cdef void fold_grain(void* context, Py_ssize_t grain) noexcept nogil:
+    cdef const Round* this = <const Round*>context
+    cdef Py_ssize_t p
+    if this.backwards:
+        grain = this.pieces.grain_count - 1 - grain
+    for p in range(this.pieces.grains[grain], this.pieces.grains[grain + 1]):
+        if this.updates[this.pieces.pieces[p].update].sums:
+            fold_piece(this, p)
 
 
 cdef void measure_grain(void* context, Py_ssize_t grain) noexcept nogil:
@@ -222,12 +296,25 @@ cdef class RuleVariant:
     cdef readonly str name
     cdef uniforms_function fill
     cdef kernel_function[2] kernels
+    cdef object library
+    # Of a rule that looks at tensors as a whole, see `Update`; the length's place among the parameters, or -1.
+    cdef kernel_function[2] folds
+    cdef int length
+    cdef int sums
+    cdef uint32_t squares
+    cdef uint32_t reads
 
-    def __init__(self, name):
-        self.name = name
-        self.fill = <uniforms_function>address(name + "_uniforms")
-        self.kernels[F32] = <kernel_function>address(name + "_step_f32")
-        self.kernels[F64] = <kernel_function>address(name + "_step_f64")
+    def __init__(self, name, library=None):
+        self.name, self.library = name, _tiles if library is None else library
+        self.fill = <uniforms_function>address_in(self.library, name + "_uniforms")
+        layout = self.library.layout(name) or {"length": -1, "squares": [], "reads": []}
+        self.length, self.sums = layout["length"], len(layout["squares"])
+        self.squares = sum(1 << f for f, is_square in enumerate(layout["squares"]) if is_square)
+        self.reads = sum(1 << k for k in layout["reads"])
+        for precision, real in ((F32, "f32"), (F64, "f64")):
+            self.kernels[precision] = <kernel_function>address_in(self.library, f"{name}_step_{real}")
+            if self.sums:
+                self.folds[precision] = <kernel_function>address_in(self.library, f"{name}_fold_{real}")
 
 
 cdef class Sweep:
@@ -243,6 +330,7 @@ cdef class Sweep:
     cdef list gradients
     cdef list groups
     cdef list variants
+    cdef bint any_whole
     cdef Py_ssize_t count
     cdef Py_ssize_t group_count
     cdef Update* updates
@@ -253,6 +341,8 @@ cdef class Sweep:
     cdef Span* spans
     cdef Py_ssize_t span_count
     cdef list owners
+    # For each group its hyperparameters, and what the kernels take of them.
+    cdef double* parameters
     cdef double* uniforms
 
     def __cinit__(self, *args):
@@ -260,6 +350,7 @@ cdef class Sweep:
         self.views = NULL
         self.params = NULL
         self.spans = NULL
+        self.parameters = NULL
         self.uniforms = NULL
         self.view_count = 0
         memset(&self.pieces, 0, sizeof(Pieces))
@@ -273,6 +364,7 @@ cdef class Sweep:
         PyMem_Free(self.views)
         PyMem_Free(self.params)
         PyMem_Free(self.spans)
+        PyMem_Free(self.parameters)
         PyMem_Free(self.uniforms)
 
     def __init__(self, str who, list tensors):
@@ -291,6 +383,8 @@ cdef class Sweep:
         self.views = <Py_buffer*>allocate(total_views * sizeof(Py_buffer))
         self.params = <Py_buffer**>allocate(self.count * sizeof(Py_buffer*))
         self.spans = <Span*>allocate(total_views * sizeof(Span))
+        self.parameters = <double*>allocate(self.group_count * MAX_UNIFORMS * sizeof(double))
+        memset(self.parameters, 0, self.group_count * MAX_UNIFORMS * sizeof(double))
         self.uniforms = <double*>allocate(self.group_count * MAX_UNIFORMS * sizeof(double))
         self.owners = []
         for k, (group, name, param, states, beside) in enumerate(tensors):
@@ -369,7 +463,8 @@ cdef class Sweep:
 
         For each group a variant, a vector of hyperparameters and what its gradients are multiplied by; a gradient for each
         tensor. `sparse` holds for some tensors the rows that their gradients are of. `row_lr` are learning rates for the rows of
-        all tensors, the number at `lr_slot` of a vector; where `row_mask` is False a row stays as it is. Not for two threads at once.
+        all tensors, the number at `lr_slot` of a vector; where `row_mask` is False a row stays as it is. With either a rule looks
+        at each row as a whole, with sparse rows at all of those that move. Not for two threads at once.
         """
         cdef Py_buffer* views
         cdef Py_ssize_t held = 0
@@ -377,7 +472,7 @@ cdef class Sweep:
         cdef Pieces own
         cdef Round this
         cdef double norm = float("nan"), scale
-        cdef bint special = bool(sparse) or row_lr is not None or row_mask is not None
+        cdef const double* rates = NULL
         cdef double* uniforms = NULL
         cdef double[MAX_GROUPS] few
         cdef double* by_group = &few[0]
@@ -394,13 +489,19 @@ cdef class Sweep:
             self.choose(variants, vectors)
             this.updates, this.pieces, this.uniforms = self.updates, &self.pieces, self.uniforms
             this.limit, this.approach, this.step = limit, approach, step
-            if special:
+            if row_lr is not None:
+                rates = <const double*><uintptr_t>row_lr.ctypes.data
+                own.vectors = self.group_count * len(row_lr)
+            own.vectors += self.group_count
+            if self.any_whole or sparse or row_lr is not None or row_mask is not None:
                 self.cut(&own, sparse or {}, row_lr is not None, row_mask)
                 this.pieces = &own
-                if row_lr is not None:
-                    uniforms = <double*>allocate((self.group_count * (1 + row_lr.size)) * MAX_UNIFORMS * sizeof(double))
-                    self.fill_rows(uniforms, variants, vectors, row_lr, lr_slot)
-                    this.uniforms = uniforms
+            if own.vectors > self.group_count:
+                uniforms = <double*>allocate(own.vectors * MAX_UNIFORMS * sizeof(double))
+                memcpy(uniforms, self.uniforms, self.group_count * MAX_UNIFORMS * sizeof(double))
+                this.uniforms = uniforms
+            if row_lr is not None:
+                self.fill_rows(uniforms, rates, len(row_lr), lr_slot)
             this.factors = by_group
             for k in range(len(factors)):
                 by_group[k] = factors[k]
@@ -416,6 +517,8 @@ cdef class Sweep:
             for k in range(len(factors)):
                 this.adjusts = this.adjusts or by_group[k] != 1
             this.adjusts = this.adjusts or limit != INFINITY
+            if self.any_whole:
+                self.fold(&this, uniforms, rates, lr_slot)
             self.run(update_grain, &this, UPDATE_COST)
         finally:
             for k in range(held):
@@ -454,63 +557,123 @@ cdef class Sweep:
     cdef int choose(self, list variants, list vectors) except -1:
         """Hand the kernels the numbers of this step, each group its own."""
         cdef RuleVariant variant
-        cdef double[MAX_UNIFORMS] parameters
+        cdef Update* update
+        cdef double* parameters
         cdef Py_ssize_t g, k
         for g in range(len(variants)):
             variant = variants[g]
+            parameters = self.parameters + MAX_UNIFORMS * g
             for k, value in enumerate(vectors[g]):
                 parameters[k] = value
             variant.fill(parameters, self.uniforms + MAX_UNIFORMS * g)
         if variants != self.variants:
+            self.any_whole = False
             for k in range(self.count):
-                variant = variants[self.updates[k].group]
-                self.updates[k].kernel = variant.kernels[F64 if self.updates[k].work.itemsize == 8 else F32]
+                update = &self.updates[k]
+                variant = variants[update.group]
+                update.kernel = variant.kernels[update.work.native]
+                update.fold = variant.folds[update.work.native]
+                update.sums, update.squares, update.reads = variant.sums, variant.squares, variant.reads
+                update.is_whole = variant.length >= 0
+                self.any_whole = self.any_whole or update.is_whole
             self.variants = variants
         return 0
 
     cdef int cut(self, Pieces* to, dict sparse, bint by_row, object row_mask) except -1:
-        """The pieces of a step in which not all rows move, or not all alike."""
-        cdef Py_ssize_t k, r, row, last, width, count, shift
+        """The pieces of a step in which not all rows move, or not all alike, or tensors have numbers of their own.
+
+        These come behind the `to.vectors` of groups and rows, and are counted there.
+        """
+        cdef Py_ssize_t k, r, row, last, width, count, vector
+        cdef bint apart = by_row or row_mask is not None
         cdef const int64_t* rows
         cdef const uint8_t* moves
         for k in range(self.count):
-            width = self.updates[k].count // self.params[k].shape[0] if self.params[k].ndim and self.params[k].shape[0] else 0
+            width = self.row_width(k)
+            vector = self.updates[k].group
+            if self.updates[k].is_whole and not apart:
+                vector = to.vectors
+                to.vectors += 1
             if k in sparse:
                 rows = <const int64_t*><uintptr_t>sparse[k].ctypes.data
                 for r in range(len(sparse[k])):
-                    add_piece(to, k, rows[r] * width, (rows[r] + 1) * width, (rows[r] - r) * width, self.updates[k].group)
-            elif row_mask is None and not by_row:
-                add_piece(to, k, 0, self.updates[k].count, 0, self.updates[k].group)
+                    add_piece(to, k, rows[r] * width, (rows[r] + 1) * width, (rows[r] - r) * width, vector)
+            elif not apart:
+                add_piece(to, k, 0, self.updates[k].count, 0, vector)
             else:
                 count = self.params[k].shape[0]
                 moves = NULL if row_mask is None else <const uint8_t*><uintptr_t>row_mask.ctypes.data
                 row = 0
                 while row < count:
                     last = row + 1
-                    # Rows of one learning rate go together.
-                    while not by_row and last < count and moves[last] == moves[row]:
+                    # Rows of the same numbers go together.
+                    while not by_row and not self.updates[k].is_whole and last < count and moves[last] == moves[row]:
                         last += 1
                     if moves == NULL or moves[row]:
-                        shift = self.group_count + self.updates[k].group * count + row if by_row else self.updates[k].group
-                        add_piece(to, k, row * width, last * width, 0, shift)
+                        if self.updates[k].is_whole:
+                            vector = to.vectors
+                            to.vectors += 1
+                        elif by_row:
+                            vector = self.group_count + self.updates[k].group * count + row
+                        add_piece(to, k, row * width, last * width, 0, vector)
                     row = last
         return 0
 
-    cdef int fill_rows(self, double* uniforms, list variants, list vectors, object row_lr, int lr_slot) except -1:
-        """The numbers of every group, then those of every group's rows, each with a learning rate of its own."""
+    cdef Py_ssize_t row_width(self, Py_ssize_t k) noexcept:
+        """The number of elements in a row of a tensor."""
+        return self.updates[k].count // self.params[k].shape[0] if self.params[k].ndim and self.params[k].shape[0] else 0
+
+    cdef int fill_rows(self, double* uniforms, const double* rates, Py_ssize_t rows, int lr_slot) except -1:
+        """Behind the numbers of every group those of every group's rows, each with a learning rate of its own."""
         cdef RuleVariant variant
         cdef double[MAX_UNIFORMS] parameters
-        cdef const double* rates = <const double*><uintptr_t>row_lr.ctypes.data
-        cdef Py_ssize_t rows = len(row_lr)
-        cdef Py_ssize_t g, k, row
-        memcpy(uniforms, self.uniforms, self.group_count * MAX_UNIFORMS * sizeof(double))
-        for g in range(len(variants)):
-            variant = variants[g]
-            for k, value in enumerate(vectors[g]):
-                parameters[k] = value
+        cdef Py_ssize_t g, row
+        for g in range(len(self.variants)):
+            variant = self.variants[g]
+            memcpy(parameters, self.parameters + MAX_UNIFORMS * g, sizeof(parameters))
             for row in range(rows):
                 parameters[lr_slot] = rates[row]
                 variant.fill(parameters, uniforms + MAX_UNIFORMS * (self.group_count + g * rows + row))
+        return 0
+
+    cdef int fold(self, Round* this, double* uniforms, const double* rates, int lr_slot) except -1:
+        """Give numbers of its own to all that a rule looks at as a whole: what goes into the sums first, then with them all."""
+        cdef Py_ssize_t k
+        cdef int most = 0
+        self.fill_wholes(this, uniforms, rates, lr_slot)
+        for k in range(self.count):
+            most = max(most, self.updates[k].sums)
+        sums = bytearray(max(<Py_ssize_t>1, most * this.pieces.count) * sizeof(double))
+        this.sums_by_piece = <double*><char*>sums
+        self.run(fold_grain, this, FOLD_COST)
+        this.backwards = not this.backwards
+        self.fill_wholes(this, uniforms, rates, lr_slot)
+        return 0
+
+    cdef int fill_wholes(self, const Round* this, double* uniforms, const double* rates, int lr_slot) except -1:
+        """The numbers of every tensor, or row, that a rule looks at as a whole; before there are sums, those that need none."""
+        cdef RuleVariant variant
+        cdef double[MAX_UNIFORMS] parameters
+        cdef const Piece* pieces = this.pieces.pieces
+        cdef const Piece* piece
+        cdef Py_ssize_t first = 0, last, elements
+        cdef int f
+        while first < this.pieces.count:
+            piece = &pieces[first]
+            elements, last = 0, first
+            while last < this.pieces.count and pieces[last].vector == piece.vector:
+                elements += pieces[last].stop - pieces[last].start
+                last += 1
+            if self.updates[piece.update].is_whole:
+                variant = self.variants[self.updates[piece.update].group]
+                memcpy(parameters, self.parameters + MAX_UNIFORMS * self.updates[piece.update].group, sizeof(parameters))
+                if rates != NULL:
+                    parameters[lr_slot] = rates[piece.start // self.row_width(piece.update)]
+                parameters[variant.length] = elements
+                for f in range(variant.sums if this.sums_by_piece != NULL else 0):
+                    parameters[variant.length + 1 + f] = tree_sum(this.sums_by_piece + f * this.pieces.count + first, last - first)
+                variant.fill(parameters, uniforms + MAX_UNIFORMS * piece.vector)
+            first = last
         return 0
 
     cdef int run(self, fastloss_work work, Round* this, double cost) except -1:
@@ -534,7 +697,7 @@ cdef class Sweep:
         total = tree_sum(this.squares_by_grain, this.pieces.grain_count)
         if total == INFINITY or total < LEAST_SQUARE:
             # Squares of doubles may be beyond the doubles while they are not.
-            return by * arrays.norm(grads)
+            return by * norms.norm(grads)
         return by * sqrt(total)
 
     cdef int refuse(self, Py_ssize_t k, object grad, object rows) except -1:

@@ -11,7 +11,7 @@ from .._kernels import arrays, blocks, kinds
 from .._kernels.centers import NamedCenter, NearestCenter
 from .._kernels.linear import Linear
 from ..formula import BlockFormula, NearestCenterFormula, Shaped
-from .loss import GRAD, HESS, VALUE, Loss
+from .loss import GRAD, VALUE, Loss, load_cuda
 
 
 class BlockLoss(Loss):
@@ -49,13 +49,21 @@ class BlockLoss(Loss):
         missing = [name for name in formula.inputs if name not in given and name not in formula.optional]
         if missing:
             raise TypeError(f"{who}: takes {', '.join(formula.inputs)}, got no {missing[0]}")
+        first, on_device = next(iter(given)), arrays.on_device(next(iter(given.values())))
+        stream = {"stream": parameters.pop("stream", None)} if on_device else {}
         options = {name: self._option(name, parameters.pop(name, default)) for name, default in formula.options.items()}
         unknown = [name for name in parameters if name not in formula.parameters]
         if unknown:
             known = ", ".join([*formula.inputs, *formula.parameters, *formula.options])
             raise TypeError(f"{who}: arguments must be among {known}, got {unknown[0]!r}")
         values = {n: domain.check(who, n, parameters.get(n, domain.default)) for n, domain in formula.parameters.items()}
-        return BlockPlan(formula, self._step, tuple(given), values, **options), tuple(given.values())
+        if not on_device:
+            return BlockPlan(formula, self._step, tuple(given), values, **options), tuple(given.values())
+        if not self._step.is_on_device:
+            raise TypeError(
+                f"{who}: {first} must be an array in the host's memory, got a {type(given[first]).__name__} on a GPU"
+            )
+        return load_cuda(who).linear.LinearPlan(formula, tuple(given), values, **options, **stream), tuple(given.values())
 
     def _option(self, name, value):
         if isinstance(value, bool) or not hasattr(value, "__index__"):
@@ -87,7 +95,7 @@ class BlockPlan:
             return kinds.evaluate(
                 self, want, inputs, sample_weight, reduction, normalizer, value_out, grad_out, hess_out, check
             )
-        self._check_call(want, reduction, normalizer)
+        blocks.check_call(self.who, want, reduction, normalizer)
         each = reduction == "none" and want & VALUE
         if reduction == "none" and not each:
             reduction = "sum"  # it has the same gradients
@@ -128,16 +136,6 @@ class BlockPlan:
         with np.errstate(all="ignore"):
             rows.assign(self._start(given, {}, {}, rows), labels)
         return kinds.in_kind(labels, inputs[0])
-
-    def _check_call(self, want, reduction, normalizer):
-        if want & HESS:
-            raise TypeError(
-                f"{self.who}: what is asked for must be the value or gradients, got a call for a Hessian: there is none"
-            )
-        if reduction not in ("mean", "sum", "none"):
-            raise ValueError(f"{self.who}: reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
-        if normalizer is not None and reduction != "mean":
-            raise ValueError(f"{self.who}: normalizer goes with reduction='mean', got reduction={reduction!r}")
 
     def _arrays(self, inputs):
         """The inputs as plain arrays, by name; their shapes and dtypes agree."""

@@ -1,7 +1,8 @@
 """The public object of a loss."""
 
 from collections.abc import Callable
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -9,6 +10,10 @@ from .._kernels import arrays
 from .._kernels.engine import Plan
 from ..formula import Formula, Interval
 from ..formula.document import docstring
+from .jit import Jit
+
+if TYPE_CHECKING:
+    from .._kernels.engine import Library
 
 VALUE, GRAD, HESS = 1, 2, 4
 MOST_PLANS = 64
@@ -18,7 +23,10 @@ class _Documentation:
     """The docstring, of the class or, written from its formula when first read, of a loss."""
 
     def __get__(self, instance, owner):
-        return owner.documentation if instance is None else docstring(instance.formula, instance)
+        if instance is None:
+            return owner.documentation
+        # To show what a user's own loss gives would be to compile it.
+        return docstring(instance.formula, instance if instance.library is None else None)
 
 
 class Loss:
@@ -50,14 +58,31 @@ class Loss:
     """
     __doc__ = _Documentation()
 
-    def __init__(self, formula: Formula) -> None:
+    def __init__(self, formula: Formula, library: "Library | None" = None) -> None:
         self.formula = formula
+        # Where its kernels come from if they are not built in.
+        self.library = library
         self.__name__ = self.__qualname__ = formula.name
         self.__module__ = formula.function.__module__
         self._defaults = {name: domain.default for name, domain in formula.parameters.items()}
         self._domains = tuple(map(_checked, formula.input_domains.values()))
         self._plans = {}
         self._variants = {}
+
+    jit: Any = Jit(
+        """The loss as functions for code that Numba compiles: `jit.value(pred, target, ...)` and its kin, of one element and of arrays.
+
+        In `@njit` code they are called as in Python, hyperparameters by position or name: ``fl.huber.jit.value_and_grad(p, t, delta=2.0)``.
+        Flags, and hyperparameters that may be None, are fixed at their defaults; ``fl.poisson_nll.jit(full=True)`` has the functions
+        for others, and any hyperparameter can be fixed in this way. Numba is imported when this is first used.
+        """
+    )
+
+    @property
+    def _numba_type_(self) -> Any:
+        from .._kernels.jit.numba_types import ObjectType
+
+        return ObjectType(self, ("jit",))
 
     def __repr__(self) -> str:
         arguments = ", ".join([*self.formula.inputs, *(f"{name}={value!r}" for name, value in self._defaults.items())])
@@ -178,7 +203,8 @@ class Loss:
     def _bind(self, parameters):
         formula, values = self.formula, self._values(parameters)
         variant = formula.variant_name(formula.choice(values))
-        return Plan(formula.name, variant, formula.inputs, self._domains, formula.differentiable, formula.vector(values))
+        vector = formula.vector(values)
+        return Plan(formula.name, variant, formula.inputs, self._domains, formula.differentiable, vector, self.library)
 
     def _values(self, parameters):
         """All hyperparameters, looked at."""
@@ -192,32 +218,58 @@ class Loss:
             for name, domain in formula.parameters.items()
         }
 
-    def _plan_on_device(self, parameters):
+    def _plan_on_device(self, parameters, *how):
         """The kernels for arrays in a GPU's memory, for calls on the stream among the parameters."""
-        stream = parameters.pop("stream", None)
-        key = (_cuda, *parameters.items(), *map(type, parameters.values()))
+        stream, cuda = parameters.pop("stream", None), load_cuda(self.__name__)
+        key = (cuda, *how, *parameters.items(), *map(type, parameters.values()))
         if key not in self._plans:
-            self._plans[key] = self._bind_on_device(parameters)
-        return _cuda(self.__name__).plan.OnStream(self._plans[key], stream)
+            self._plans[key] = self._bind_on_device(parameters, *how)
+        return cuda.plan.OnStream(self._plans[key], stream)
 
     def _bind_on_device(self, parameters):
         formula, values = self.formula, self._values(parameters)
-        choice = formula.choice(values)
-        if choice not in self._variants:
-            self._variants[choice] = _cuda(formula.name).plan.Variant(formula, choice)
         domains = {name: domain for name, domain in zip(formula.inputs, self._domains, strict=True) if domain}
-        pointwise = _cuda(formula.name).pointwise
-        return pointwise.PointwisePlan(formula.name, self._variants[choice], formula.vector(values), domains)
+        variant = self._variant_on_device(formula.choice(values))
+        return load_cuda(formula.name).pointwise.PointwisePlan(formula.name, variant, formula.vector(values), domains)
+
+    def _variant_on_device(self, choice):
+        if choice not in self._variants:
+            self._variants[choice] = load_cuda(self.__name__).plan.Variant(self.formula, choice)
+        return self._variants[choice]
 
 
-def _cuda(who):
+@cache
+def load_cuda(who):
     """The engine for GPUs, which needs Numba's CUDA package."""
     try:
         from .._kernels import cuda
-        from .._kernels.cuda import plan, pointwise  # noqa: F401
+        from .._kernels.cuda import kept, linear, plan, pointwise, rows  # noqa: F401
     except ImportError as missing:
         raise ImportError(f"{who}: CUDA arrays need numba-cuda: pip install 'fastloss[cuda]' ({missing})") from missing
     return cuda
+
+
+def check_device() -> None:
+    """Wait for the present GPU, and raise what the calls on its arrays have found in their data.
+
+    Those calls return before anything was computed, so what they find, labels that are no class or numbers outside an input's
+    domain, is raised by the next call on the same GPU, or here. A row whose label is no class has NaN for its results.
+
+    Raises
+    ------
+    ValueError
+        For a label, weight or other number that must not be: which argument, what it must be, and where one was found.
+    ImportError
+        Without Numba's CUDA package.
+
+    Examples
+    --------
+    ::
+
+        loss, grad = fl.cross_entropy.value_and_grad(logits, labels)  # CUDA arrays
+        fl.check_device()
+    """
+    load_cuda("check_device").faults.check()
 
 
 # What the calls want of the engine, and which of its results they return.

@@ -38,8 +38,9 @@ class Averages:
     def _x(self: Any, k: int) -> Any:
         index, _, y = self._tensors[k]
         if not self.steps:  # z is not there yet
-            return y.copy()
-        z, group = self._states[k]["z"], self._values[index]
+            return self._engine.copied(y, y.dtype)
+        z, group = self._engine.saved(self._states[k]["z"]), self._values[index]
         beta = group["momentum"] if "momentum" in group else group["betas"][0]
         with np.errstate(all="ignore"):
-            return (z + (y.astype(z.dtype) - z) / beta).astype(y.dtype)
+            x = (z + (self._engine.saved(y).astype(z.dtype) - z) / beta).astype(y.dtype)
+        return self._engine.copied(x, y.dtype, y)

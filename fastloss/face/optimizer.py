@@ -3,17 +3,17 @@
 import math
 import threading
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from .._kernels import arrays
-from .._kernels.engine import RuleVariant, Sweep
 from ..formula import Fraction, Positive, Real, UpdateRule
 from ..formula.document import optimizer_docstring
+from .engines import HOST, engine_of
+from .jit import Jit
 from .parameters import (
     SparseRows,
-    as_parameter,
     check_keys,
     check_rounding,
     check_seed,
@@ -22,16 +22,21 @@ from .parameters import (
     match,
     named,
     of_rows,
-    row_gradient,
     state_dtypes,
 )
 
+if TYPE_CHECKING:
+    from .._kernels.engine import Library
+
 
 class StepResult(NamedTuple):
-    """What a step found: the norm of all gradients, unscaled and not yet clipped, if it was asked for; whether it was left out."""
+    """What a step found: the norm of all gradients, unscaled and not yet clipped, if it was asked for; whether it was left out.
 
-    norm: float | None
-    skipped: bool
+    Of CUDA arrays both are 0-d arrays in the GPU's memory (`skipped` only under `skip_nonfinite`): nobody waits for them.
+    """
+
+    norm: Any
+    skipped: Any
 
 
 class Optimizer:
@@ -43,7 +48,8 @@ class Optimizer:
         The arrays to train: one, several, several by name, or a list of dictionaries that hold ``"params"`` and hyperparameters
         of their own. float32 and float64 keep their precision; float16 and bfloat16 are computed in float32 and rounded once per
         step. No array may be there twice, be read-only, or share memory with another. PyTorch tensors on the processor are taken
-        for the memory that they hold.
+        for the memory that they hold. Or all of them are contiguous CUDA arrays on one GPU (of CuPy, PyTorch, Numba); states and
+        gradients are then too.
     state_dtype : dtype or dict, optional
         What the states are kept in: float64, float32, float16 or bfloat16, for all or by the state's name. By default float64 for
         parameters of float64, else float32.
@@ -67,14 +73,22 @@ class Optimizer:
     param_groups : list of dict
         For each group its ``"params"`` and hyperparameters.
     steps : int
-        How many steps were taken.
+        How many steps were taken. Of CUDA arrays the GPU counts; to read it waits for the stream.
     ema_decay : float or None
         May be changed between steps, not to or from None.
     """
 
+    jit: Any = Jit(
+        """The rule as a function for code that Numba compiles: `jit.step(param, grad, *states, step, *hyperparameters)`, of one element.
+
+        It returns the new parameter and states, in a tuple if there are any. Flags, and what else decides which states there are, are
+        fixed at their defaults; ``fl.SGD.jit(momentum=0.9)`` has the function for others. Numba is imported when this is first used.
+        """
+    )
     rule: UpdateRule
+    library: "Library | None" = None  # where the kernels come from if they are not built in
     _what = "params"  # what errors call them
-    steps: int
+    _on_gpu = True  # whether they may be CUDA arrays
     param_groups: list[dict[str, Any]]
     ema_decay: float | None
 
@@ -95,7 +109,8 @@ class Optimizer:
         if unknown:
             raise TypeError(f"{who}: hyperparameters must be among {', '.join(self._hyperparameters())}, got {unknown[0]!r}")
         defaults = {name: domain.default for name, domain in self._hyperparameters().items()} | hyperparameters
-        self.steps = 0
+        self._steps = 0  # None where only the GPU knows
+        self._engine = None
         self._is_grouped = isinstance(params, list | tuple) and len(params) > 0 and all(is_group(p) for p in params)
         self.param_groups = []
         for index, group in enumerate(params if self._is_grouped else [{"params": params}]):
@@ -105,6 +120,7 @@ class Optimizer:
                 raise TypeError(f"{who}: params[{index}] must hold 'params' and {', '.join(defaults)}, got {unknown[0]!r}")
             self.param_groups.append({"params": group["params"], **defaults, **own})
         self._tensors = self._over_params()
+        self._engine = self._engine or HOST
         self.ema_decay = ema_decay
         self._check_ema_decay()
         self._dtypes = state_dtypes(who, self.rule.states, state_dtype)
@@ -134,8 +150,9 @@ class Optimizer:
     ) -> StepResult:
         """Rewrite every parameter and its state in place: one compiled call, whole or not at all.
 
-        It goes over memory once, and before that over the gradients if their norm is wanted or they must be finite. In this
-        order: unscale, clip by norm, clip by value, decay, the rule, average, round, copy.
+        It goes over memory once, and before that over the gradients if their norm is wanted or they must be finite, and over
+        what a rule looks at as a whole, such as a tensor's norm. In this order: unscale, clip by norm, clip by value, decay, the
+        rule, average, round, copy.
 
         Parameters
         ----------
@@ -154,7 +171,10 @@ class Optimizer:
         row_lr : array of shape (k,), optional
             For parameters that hold k independent problems in their rows: a learning rate for each row, in the place of `lr`.
         row_mask : array of bool of shape (k,), optional
-            Rows that are False stay as they are, and their states too.
+            Of such parameters: rows that are False stay as they are, and their states too.
+
+        A rule that looks at whole tensors (`cautious`, `LAMB`) looks at each row by itself where there is `row_lr` or `row_mask`,
+        and of `SparseRows` at the rows that move, all together. What it sums there makes NaN of all that goes by the sum.
 
         Threads that step one optimizer take turns. Denormal numbers count as 0 within a step.
 
@@ -175,9 +195,11 @@ class Optimizer:
             if grad_scale is not None:
                 scale = self._positive("grad_scale", grad_scale)
                 factors = [sign / scale for sign in factors]
-            step, carried = self.steps + 1, self._carried
-            for vector in self._vectors:
-                vector[0] = step
+            step, carried = self._steps, self._carried
+            if step is not None or self.rule.carried:
+                step = 1 + (self.steps if step is None else step)
+                for vector in self._vectors:
+                    vector[0] = step
             if self.rule.carried:
                 carried = [self.rule.carry(now, step, group) for now, group in zip(carried, self._values, strict=True)]
                 for vector, (index, _) in zip(self._vectors, self._lanes, strict=True):
@@ -204,9 +226,19 @@ class Optimizer:
                 self._lr_slot,
                 row_mask,
             )
-            if not skipped:
-                self.steps, self._carried = step, carried
+            if skipped is False:
+                self._steps, self._carried = step, carried
+            elif skipped is not True:
+                skipped = self._left_open(step, carried, skipped)
         return StepResult(norm, skipped) if measures else _DONE
+
+    @property
+    def steps(self) -> int:
+        """How many steps were taken."""
+        # A captured step is replayed without a call.
+        steps: int = self._engine.steps(self._steps)
+        self._steps = steps
+        return steps
 
     @property
     def ema(self) -> Any:
@@ -227,15 +259,16 @@ class Optimizer:
 
         Of a hyperparameter that is a function of the steps it holds the number now.
         """
-        groups = [{name: _at(group[name], self.steps) for name in self._hyperparameters()} for group in self.param_groups]
+        steps = self.steps
+        groups = [{name: _at(group[name], steps) for name in self._hyperparameters()} for group in self.param_groups]
         if self.rule.carried:
             groups = [group | {"carried": dict(carried)} for group, carried in zip(groups, self._carried, strict=True)]
         return {
             "rule": type(self).__name__,
-            "steps": self.steps,
+            "steps": steps,
             "groups": groups,
             "state": {
-                name: {state: array.copy() for state, array in held.items()}
+                name: {state: self._engine.saved(array) for state, array in held.items()}
                 for (_, name, _), held in zip(self._tensors, self._states, strict=True)
             },
         }
@@ -257,23 +290,31 @@ class Optimizer:
         for index, group in enumerate(groups):
             check_keys(who, f"groups[{index}]", group, [*self._hyperparameters(), *(["carried"] if self.rule.carried else [])])
         carried = [self._check_carried(who, group) for group in groups]
+        # Whatever the next step would refuse is found before anything is replaced.
+        self._check_ema_decay()
+        for index, group in enumerate(self.param_groups):
+            check_keys(who, f"param_groups[{index}]", group, ["params", *self._hyperparameters()])
         values = [self._check_group(group) for group in groups]
+        for group, saved in zip(self.param_groups, values, strict=True):
+            self._check_group(saved | {name: value(int(steps)) for name, value in group.items() if callable(value)})
         choices = self._choices(values)
         check_keys(who, "state", states, [name for _, name, _ in self._tensors])
+        states = self._engine.saved_states(states)
         for index, name, array in self._tensors:
             self._check_state(who, name, states[name], choices[index], array)
         with self._lock:
             # Held states that were not saved are forgotten with all else.
             self._states = [
-                {state: np.array(array, self._dtype(state, param), order="C") for state, array in states[name].items()}
+                {state: self._engine.copied(array, self._dtype(state, param), param) for state, array in states[name].items()}
                 for _, name, param in self._tensors
             ]
             for group, checked in zip(self.param_groups, values, strict=True):
                 group.update({name: value for name, value in checked.items() if not callable(group[name])})
-            self.steps, self._carried = int(steps), carried
+            self._steps, self._carried = int(steps), carried
+            self._engine.recount()
             for copy, (_, _, param) in zip(self._copies, self._tensors, strict=True):
                 if copy is not None:
-                    copy[...] = param
+                    self._engine.assign(copy, param)
             self._seen = self._needed = None
             self._check_groups()
 
@@ -299,7 +340,10 @@ class Optimizer:
         who, found = type(self).__name__, []
         for index, group in enumerate(self.param_groups):
             prefix = f"{self._what}[{index}]" if self._is_grouped else self._what
-            found += [(index, name, as_parameter(who, name, array)) for name, array in named(who, prefix, group["params"])]
+            for name, array in named(who, prefix, group["params"]):
+                if self._engine is None:
+                    self._engine = engine_of(who, array) if self._on_gpu else HOST
+                found.append((index, name, self._engine.parameter(who, name, array)))
         return found
 
     @classmethod
@@ -325,7 +369,8 @@ class Optimizer:
                     f"{type(self).__name__}: param_groups[{index}] must hold 'params' and {', '.join(names)}, got {', '.join(group)}"
                 )
         self._check_ema_decay()
-        now = [[_snapshot(group[name], self.steps) for name in names] for group in self.param_groups]
+        steps = self._steps if self._steps is not None else self._steps_of_schedules()
+        now = [[_snapshot(group[name], steps) for name in names] for group in self.param_groups]
         if now != self._seen:
             # A schedule changes one number at each step: the others were looked at before.
             before = self._seen or [[None] * len(names) for _ in now]
@@ -333,11 +378,25 @@ class Optimizer:
             for group, seen, was in zip(self.param_groups, now, before, strict=True):
                 changed = [name for name, new, old in zip(names, seen, was, strict=True) if old is None or new != old]
                 known = self._values[len(values)] if self._seen else {}
-                given = {name: _at(group[name], self.steps) for name in changed}
+                given = {name: _at(group[name], steps) for name in changed}
                 values.append(self._check_group({name: known.get(name) for name in names} | given, changed))
             self._bind(self._choices(values))
             self._use(values)
             self._seen = now
+
+    def _steps_of_schedules(self):
+        """The count of steps, if a hyperparameter is a function of it: the rest is the GPU's, which need not be waited for."""
+        has = any(callable(group[name]) for group in self.param_groups for name in self._hyperparameters())
+        return self.steps if has else None
+
+    def _left_open(self, step, carried, skipped):
+        """What becomes of the counts where only the GPU knows whether the step was left out; None: it was captured, and not taken."""
+        self._steps = None
+        if skipped is not None and self.rule.carried:
+            skipped = bool(arrays.number(skipped))
+            if not skipped:
+                self._carried = carried
+        return False if skipped is None else skipped
 
     def _use(self, values):
         """The numbers of each lane as the engine takes them; those of the step are filled in later."""
@@ -384,12 +443,13 @@ class Optimizer:
             if type(grad) is SparseRows:
                 _, name, param = self._tensors[k]
                 found = found or {}
-                found[k], flat[k] = row_gradient(type(self).__name__, name, param, grad)
+                found[k], flat[k] = self._engine.row_gradient(type(self).__name__, name, param, grad)
         return found
 
     def _rows(self, row_lr, row_mask, sparse):
         """Learning rates and mask of the rows as the engine takes them."""
         who = type(self).__name__
+        self._engine.check_rows(who)
         if sparse:
             raise ValueError(f"{who}: row_lr and row_mask must go with whole gradients, got SparseRows")
         counts = {array.shape[0] if array.ndim else None for _, _, array in self._tensors}
@@ -420,7 +480,7 @@ class Optimizer:
         for k, ((index, name, array), held) in enumerate(zip(self._tensors, self._states, strict=True)):
             for state in needed[index]:
                 if state not in held:
-                    held[state] = np.zeros(array.shape, self._dtype(state, array))
+                    held[state] = self._engine.zeros(array, self._dtype(state, array))
             beside = {place: held[state] for state, place in _BESIDE.items() if state in held}
             if self._copies[k] is not None:
                 beside["copy"] = self._copies[k]
@@ -428,7 +488,7 @@ class Optimizer:
                 beside["seed"] = (self._seed + k * _GOLDEN) % 2**64
             lane = self._lanes.index((index, self._decays[k]))
             tensors.append((lane, name, array, [held[state] for state in needed[index]], beside))
-        self._sweep = Sweep(type(self).__name__, tensors)
+        self._sweep = self._engine.sweep(type(self).__name__, tensors)
         self._needed = needed
         slots = [name for name, _ in self.rule.slots()]
         self._lr_slot = slots.index("lr") if "lr" in slots else -1
@@ -437,9 +497,9 @@ class Optimizer:
         """What is kept beside a parameter besides its states."""
         held = {}
         if self.ema_decay is not None:
-            held["ema"] = np.array(array, self._dtype("ema", array), order="C")
+            held["ema"] = self._engine.copied(array, self._dtype("ema", array))
         if self._rounding == "compensated" and array.dtype.itemsize == 2:
-            held["remainder"] = np.zeros(array.shape, array.dtype)
+            held["remainder"] = self._engine.zeros(array, array.dtype)
         return held
 
     def _dtype(self, state, param):
@@ -449,7 +509,7 @@ class Optimizer:
         return self._dtypes.get(state) or (np.dtype(np.float64) if param.dtype == np.float64 else np.dtype(np.float32))
 
     def _copy(self, array, dtype):
-        return None if dtype is None else np.array(array, floating_dtype(type(self).__name__, "copy_dtype", dtype), order="C")
+        return None if dtype is None else self._engine.copied(array, floating_dtype(type(self).__name__, "copy_dtype", dtype))
 
     def _masked(self, mask):
         """Whether each tensor decays."""
@@ -458,7 +518,11 @@ class Optimizer:
             raise TypeError(f"{who}: decay_mask must go with a rule that has weight_decay")
         if mask is None or isinstance(mask, bool):
             return [mask is not False for _ in self._tensors]
-        decays = [mask(array) for _, _, array in self._tensors] if callable(mask) else self._flat(mask, "decay_mask")
+        decays = (
+            [mask(self._engine.shown(array)) for _, _, array in self._tensors]
+            if callable(mask)
+            else self._flat(mask, "decay_mask")
+        )
         for (_, name, _), decay in zip(self._tensors, decays, strict=True):
             if not isinstance(decay, bool | np.bool_):
                 raise TypeError(f"{who}: decay_mask must be True or False for {name}, got {decay!r}")
@@ -466,7 +530,7 @@ class Optimizer:
 
     def _structured(self, flat):
         """Arrays of all tensors, in order, in the structure of `params`."""
-        rest = iter(flat)
+        rest = map(self._engine.shown, flat)
 
         def like(params):
             if isinstance(params, dict):
@@ -478,7 +542,7 @@ class Optimizer:
 
     def _variant(self, choice):
         if choice not in self._variants:
-            self._variants[choice] = RuleVariant(self.rule.variant_name(choice))
+            self._variants[choice] = self._engine.variant(self.rule, choice, self.library)
         return self._variants[choice]
 
     def _check_state(self, who, name, own, choice, array):
@@ -523,9 +587,11 @@ def _snapshot(value, steps):
 def update_rule(**options: Any) -> Callable[[Callable], type[Optimizer]]:
     """Make an optimizer class of an update rule: see `fastloss.optimizers` for what one looks like."""
 
-    def define(function):
-        rule = UpdateRule.define(function, **options)
-        members = {"rule": rule, "__doc__": optimizer_docstring(rule), "__module__": function.__module__}
-        return type(function.__name__, (Optimizer,), members)
+    return lambda function: optimizer_class(UpdateRule.define(function, **options))
 
-    return define
+
+def optimizer_class(rule: UpdateRule, library: "Library | None" = None) -> type[Optimizer]:
+    """The optimizer of a rule."""
+    module = rule.function.__module__
+    members = {"rule": rule, "library": library, "__doc__": optimizer_docstring(rule), "__module__": module}
+    return type(rule.name, (Optimizer,), members)

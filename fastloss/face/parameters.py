@@ -1,5 +1,6 @@
 """What an optimizer is given: arrays in a structure, ways to keep them, gradients of some rows; checked, and put in order."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,7 +11,8 @@ from .._kernels import arrays, kinds
 class SparseRows(NamedTuple):
     """A gradient that is 0 but for some rows: row numbers of shape (n,), and values of shape (n, ...) like the parameter's rows.
 
-    The other rows stay as they are, and their states too; a row that is there several times has the sum of its values.
+    The other rows stay as they are, and their states too; a row that is there several times has the sum of its values. A rule that
+    looks at whole tensors looks at the rows that move, all together.
     """
 
     rows: Any
@@ -121,11 +123,13 @@ def as_parameter(who, name, array):
 
 
 def match(who, name, params, grads):
-    """One group's gradients in the order of its parameters."""
+    """One group's gradients, or what else comes in its structure, in the order of its parameters."""
     if isinstance(params, dict):
-        if not isinstance(grads, dict) or set(grads) != set(params):
-            got = sorted(map(str, grads)) if isinstance(grads, dict) else type(grads).__name__
-            raise ValueError(f"{who}: {name} must be a dict of {sorted(map(str, params))}, got {got}")
+        # Whether something is a `Mapping` takes longer to say than whether it is a dictionary, and every step asks.
+        is_mapping = type(grads) is dict or isinstance(grads, Mapping)
+        if not is_mapping or set(grads) != set(params):
+            got = sorted(map(str, grads)) if is_mapping else type(grads).__name__
+            raise ValueError(f"{who}: {name} must be a dictionary of {sorted(map(str, params))}, got {got}")
         return [grads[key] for key in params]
     if isinstance(params, list | tuple):
         if not isinstance(grads, list | tuple) or len(grads) != len(params):

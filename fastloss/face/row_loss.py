@@ -1,14 +1,17 @@
 """The public object of a row loss."""
 
 from collections.abc import Callable, Collection
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .._kernels import arrays, kinds
 from .._kernels.engine import RowPlan
 from ..formula import PROBABILITIES, Class, Classes, ClassWeight, Fraction, PerRow, RowFormula
-from .loss import GRAD, HESS, MOST_PLANS, VALUE, Loss
+from .loss import GRAD, HESS, MOST_PLANS, VALUE, Loss, load_cuda
+
+if TYPE_CHECKING:
+    from .._kernels.engine import Library
 
 HVP = 8
 WANTED = {"value": VALUE, "grad": GRAD, "hess": HESS}
@@ -34,8 +37,8 @@ class RowLoss(Loss):
 
     __doc__ = vars(Loss)["__doc__"]
 
-    def __init__(self, formula: RowFormula) -> None:
-        super().__init__(formula)
+    def __init__(self, formula: RowFormula, library: "Library | None" = None) -> None:
+        super().__init__(formula, library)
         kinds = {Class: "label", Classes: "labels", ClassWeight: "class weight", PerRow: "number"}
         self._kinds = {name: kinds.get(type(domain), "row") for name, domain in formula.input_domains.items()}
         self._required = len(formula.inputs) - len(formula.optional)
@@ -106,8 +109,11 @@ class RowLoss(Loss):
             key = (there, along, *parameters.items(), *map(type, parameters.values()))
         else:
             there, key = self.formula.inputs[:count], count
+        on_device = type(inputs[0]) is not np.ndarray and arrays.on_device(inputs[0])
         if self.formula.is_soft and _are_probabilities(self.__name__, self.formula.label, inputs[self._label], inputs[0]):
             there, key = (*there, PROBABILITIES), (PROBABILITIES, key)
+        if on_device:
+            return self._plan_on_device(parameters, there, along), inputs
         try:
             return self._plans[key], inputs
         except (KeyError, TypeError):  # new, or not hashable
@@ -134,27 +140,11 @@ class RowLoss(Loss):
         return tuple(given[name] for name in there), there
 
     def _bind(self, there, parameters, along):
-        formula = self.formula
-        parameters = dict(parameters)
-        options = {name: self._option(name, parameters.pop(name, default)) for name, default in formula.options.items()}
-        unknown = [name for name in parameters if name not in formula.parameters]
-        if unknown:
-            known = ", ".join([*formula.inputs, *formula.parameters, *self.formula.options])
-            raise TypeError(f"{formula.name}: arguments must be among {known}, got {unknown[0]!r}")
-        values = {
-            name: domain.check(formula.name, name, parameters.get(name, domain.default))
-            for name, domain in formula.parameters.items()
-        }
-        variant = formula.variant_name(formula.choice(values, there))
-        kinds, domains = self._kinds, dict(zip(formula.inputs, self._domains, strict=True))
-        if PROBABILITIES in there:
-            kinds, domains = kinds | {formula.label: "row"}, domains | {formula.label: _PROBABILITY}
-        names = tuple(name for name in there if name != PROBABILITIES)
-        if along:
-            names, kinds, domains = (*names, "vector"), kinds | {"vector": "row"}, domains | {"vector": None}
+        formula, (values, options) = self.formula, self._settings(parameters)
+        names, kinds, domains = self._inputs(there, along)
         return RowPlan(
             formula.name,
-            variant,
+            formula.variant_name(formula.choice(values, there)),
             names,
             tuple(kinds[name] for name in names),
             tuple(domains[name] for name in names),
@@ -162,7 +152,42 @@ class RowLoss(Loss):
             formula.vector(values),
             options["axis"],
             options.get("ignore_index", 0),
+            self.library,
         )
+
+    def _bind_on_device(self, parameters, there, along):
+        formula, (values, options) = self.formula, self._settings(parameters)
+        names, kinds, domains = self._inputs(there, along)
+        return load_cuda(formula.name).rows.RowPlan(
+            formula.name,
+            self._variant_on_device(formula.choice(values, there)),
+            formula.vector(values),
+            {name: domains[name] for name in names if domains[name]},
+            names,
+            {name: kinds[name] for name in names},
+            options["axis"],
+            options.get("ignore_index", 0),
+        )
+
+    def _settings(self, parameters):
+        """All hyperparameters and options, looked at."""
+        formula, parameters = self.formula, dict(parameters)
+        options = {name: self._option(name, parameters.pop(name, default)) for name, default in formula.options.items()}
+        unknown = [name for name in parameters if name not in formula.parameters]
+        if unknown:
+            known = ", ".join([*formula.inputs, *formula.parameters, *formula.options])
+            raise TypeError(f"{formula.name}: arguments must be among {known}, got {unknown[0]!r}")
+        return self._values(parameters), options
+
+    def _inputs(self, there, along):
+        """The names of the inputs that are there, and by name what they hold and must lie within."""
+        label, kinds, domains = self.formula.label, self._kinds, dict(zip(self.formula.inputs, self._domains, strict=True))
+        if PROBABILITIES in there:
+            kinds, domains = kinds | {label: "row"}, domains | {label: _PROBABILITY}
+        names = tuple(name for name in there if name != PROBABILITIES)
+        if along:
+            names, kinds, domains = (*names, "vector"), kinds | {"vector": "row"}, domains | {"vector": None}
+        return names, kinds, domains
 
     def _option(self, name, value):
         if isinstance(value, bool) or not hasattr(value, "__index__") or not -(2**53) <= value.__index__() <= 2**53:
@@ -172,6 +197,8 @@ class RowLoss(Loss):
 
 def _are_probabilities(who, name, target, logits):
     """Whether the target holds a number for each logit: as many dimensions, and floating."""
+    if arrays.on_device(target):
+        return "float" in str(target.dtype) and len(target.shape) == len(logits.shape)
     if type(target) is not np.ndarray:
         target = kinds.as_numpy(who, name, target)
     if target.dtype.kind in "iub":

@@ -13,13 +13,17 @@ from typing import ClassVar
 
 from .derive import carries_nan, derivative, guard_nan
 from .domains import Class, Classes, ClassWeight, Each, Flag, PerRow, Real, WeightDecay
-from .graph import INT, ROW, FormulaError, Graph, Parameter, Symbol, select
+from .emit import uniforms
+from .graph import CALL, FOLDS, INT, ROW, RUNS, FormulaError, Graph, Parameter, Symbol, select, walk
+from .located import located
 from .rows import ALONG, row_derivatives, row_tangent
 
 # What one pass may return: v(alue), g(radient), h(essian).
 WANTS = ("v", "g", "vg", "gh", "vgh")
 # A variant of a row formula that takes probabilities where others take a label.
 PROBABILITIES = "probabilities"
+# What the elements are called whose squares an update rule sums.
+SQUARED = "squared"
 # What a row with a list of labels has besides, from the engine: 1 for each element that the list names, 0 for the others.
 MEMBERS = "members"
 
@@ -57,6 +61,8 @@ class Traced:
     # Of a row formula: the rows that a product with the Hessian takes, and the outputs that are numbers beside the value.
     directions: dict[str, Symbol] = field(default_factory=dict)
     others: tuple[str, ...] = ()
+    # Of an update rule: the sums over the tensor, by the roles of what is summed, or squared and summed.
+    folds: dict[str, Symbol] = field(default_factory=dict)
 
 
 @dataclass
@@ -71,7 +77,7 @@ class Formula:
 
     def __post_init__(self):
         code = self.function.__code__
-        self.name = self.function.__name__
+        self.name = self.function.__name__ if self.function.__name__.isidentifier() else "formula"  # a lambda
         self.arguments = code.co_varnames[: code.co_argcount]
         self.line = code.co_firstlineno
         self.doc = self.function.__doc__ or ""
@@ -88,6 +94,7 @@ class Formula:
         return domain is None or not domain.is_parameter
 
     in_place = False
+    fold_level = ROW
     optional: ClassVar[tuple] = ()  # inputs that may be left out
     options: ClassVar[dict] = {}  # keywords of a call beside those of all losses, and their defaults
 
@@ -95,6 +102,10 @@ class Formula:
     def define(cls, function, reference="", peers=None, differentiable=(), **domains):
         """The formula that a decorator's options describe."""
         return cls(function, domains, reference, peers or {}, tuple(differentiable))
+
+    @property
+    def is_built_in(self):
+        return self.function.__module__.startswith("fastloss.")
 
     @property
     def source(self):
@@ -137,7 +148,7 @@ class Formula:
 
         Inputs in `soft` hold one number for each element, whatever their domain.
         """
-        graph = Graph()
+        graph = Graph(fold_level=self.fold_level)
         arguments = {n: None if n in absent else self.input_symbol(graph, n) for n in self.inputs}
         arguments |= {n: graph.node("input", n) for n in soft}
         leaves = []
@@ -153,7 +164,8 @@ class Formula:
             else:
                 arguments[name] = None if chosen == "none" else chosen
         inputs = {n: arguments[n] for n in self.inputs if n not in absent}
-        return graph, inputs, leaves, self.apply(arguments)
+        with located(self.name):
+            return graph, inputs, leaves, self.apply(arguments)
 
     def apply(self, arguments):
         """What the formula makes of its arguments."""
@@ -292,6 +304,9 @@ class UpdateRule(Formula):
     a gradient with the decay in it, or a parameter that has shrunk. What ascends instead is handed the negative gradient.
     `carried` holds numbers of the whole group that no step count gives, such as a product over all steps: what they are before the
     first step, and a function of the number so far, of `step` and of all hyperparameters and carried numbers, by name.
+
+    The function may use the length of its tensor and sums over it (`length`, `total`, `mean`, `dot`, `norm2` of rows.py), of
+    elements that no other sum is in: these are computed before the step, of all that it sees.
     """
 
     requires: tuple = ()
@@ -319,6 +334,8 @@ class UpdateRule(Formula):
         return {name: following(step=step, **{**hyperparameters, **carried}) for name, (_, following) in self.carried.items()}
 
     def apply(self, arguments):
+        if "step" not in self.arguments:
+            del arguments["step"]
         if self.decay is not None:
             param, weight_decay = arguments["param"], arguments.pop("weight_decay")
             if arguments.pop("decoupled_weight_decay", self.decay.decoupled):
@@ -329,9 +346,33 @@ class UpdateRule(Formula):
         return super().apply(arguments)
 
     in_place = True
+    fold_level = CALL  # a kernel sees one tensor
 
     def passes(self, traced):
-        return [("step", list(traced.outputs))]
+        passes = {"step": [role for role in traced.outputs if role not in traced.folds], "fold": list(traced.folds)}
+        return [(suffix, roles) for suffix, roles in passes.items() if roles]
+
+    def layout(self, traced):
+        """What the engine is told of a variant that looks at its tensor as a whole; None of the others.
+
+        Where among the parameters the length stands, the sums after it; for each of these whether it is of squares; which arrays
+        they are made of. FormulaError if it is more than the engine has room for.
+        """
+        nodes = walk(traced.outputs.values())
+        if not traced.folds and all(node.op != "length" for node in nodes):
+            return None
+        summed = {id(node) for node in walk([traced.outputs[role] for role in traced.folds])}
+        reads = [k for k, symbol in enumerate(traced.inputs.values()) if id(symbol) in summed]
+        squares = [role.startswith(SQUARED) for role in traced.folds]
+        # The engine's fixed tables (_kernels/sweep.pxi).
+        for what, count, most in (
+            ("arrays and sums", len(traced.inputs) + len(traced.folds), 12),
+            ("hyperparameters and sums", len(traced.parameters) + 1 + len(traced.folds), 32),
+            ("numbers", len(uniforms(traced, list(traced.outputs.values()))), 32),
+        ):
+            if count > most:
+                raise FormulaError(f"{traced.name}: an update rule must need at most {most} {what}, got {count}")
+        return {"length": len(traced.parameters), "squares": squares, "reads": reads}
 
     @classmethod
     def define(cls, function, requires=(), weight_decay=None, carried=None, reference="", peers=None, **domains):
@@ -353,7 +394,25 @@ class UpdateRule(Formula):
         names = ("param", *self.states)
         outputs = {n: graph.literal(s) for n, s in zip(names, new, strict=True) if s is not None}
         inputs = {n: s for n, s in inputs.items() if n == "grad" or n in outputs}
-        return Traced(self.variant_name(choice), graph, inputs, leaves, outputs)
+        folds = {}
+        for k, fold in enumerate(self._folds(outputs.values())):
+            # Squares are for whoever sums, in double: those of a norm may be beyond float32.
+            summed, is_square = fold.args[0], fold.args[0].op == "mul" and fold.args[0].args[0] is fold.args[0].args[1]
+            role = f"{SQUARED if is_square else 'summed'}_{k}"
+            outputs[role], folds[role] = summed.args[0] if is_square else summed, fold
+        return Traced(self.variant_name(choice), graph, inputs, leaves, outputs, folds=folds)
+
+    def _folds(self, outputs):
+        """The sums over the tensor that the outputs use."""
+        folds = [node for node in walk(outputs) if node.op in FOLDS or node.op in RUNS]
+        for fold in folds:
+            if fold.op != "total":
+                raise FormulaError(f"{self.name}: an update rule must fold its tensor by total alone, got {fold.op}")
+            if any(node.op == "total" for node in walk([fold.args[0]])):
+                raise FormulaError(
+                    f"{self.name}: what an update rule sums over its tensor must use no other such sum, got {fold!r}"
+                )
+        return folds
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ _KEYWORDS = "sample_weight=None, reduction='mean', normalizer=None, value_out=No
 
 
 def docstring(formula, loss):
-    """The numpydoc text of a loss; `loss` is called for the example's output."""
+    """The numpydoc text of a loss; `loss` is called for the example's output, without it there is none."""
     inputs, parameters = formula.inputs, formula.parameters
     options = list(formula.options.items())
     signature = ", ".join(
@@ -23,9 +23,7 @@ def docstring(formula, loss):
             _KEYWORDS,
         ]
     )
-    values = [example(formula, name) for name in inputs if name not in formula.optional]
-    arguments = ", ".join(map(str, values))
-    call, who = f"fl.{formula.name}", loss_class(formula)
+    who = loss_class(formula)
     lines = [
         f"{formula.name}({signature})",
         "",
@@ -47,14 +45,19 @@ def docstring(formula, loss):
         "    For shapes that do not broadcast, data or hyperparameters outside their domains, unusable outputs.",
         "TypeError",
         f"    For {inputs[0]} that is not floating, arrays that are not real, unknown arguments.",
-        "",
-        *_section("Examples"),
-        ">>> import fastloss as fl",
-        f">>> {call}({arguments})",
-        repr(loss(*values)),
-        f">>> {call}.grad({arguments})",
-        repr(loss.grad(*values)),
     ]
+    if loss is not None:
+        values = [example(formula, name) for name in inputs if name not in formula.optional]
+        call, arguments = f"fl.{formula.name}", ", ".join(map(str, values))
+        lines += [
+            "",
+            *_section("Examples"),
+            ">>> import fastloss as fl",
+            f">>> {call}({arguments})",
+            repr(loss(*values)),
+            f">>> {call}.grad({arguments})",
+            repr(loss.grad(*values)),
+        ]
     if formula.reference:
         lines += ["", *_section("References"), f".. [1] {formula.reference}"]
     return "\n".join(lines) + "\n"
@@ -95,7 +98,7 @@ def optimizer_docstring(rule):
         *_section("Examples"),
         ">>> import numpy as np, fastloss as fl",
         ">>> weights = np.ones(3)",
-        f">>> optimizer = fl.{rule.name}(weights, {next(iter(rule.hyperparameters))}=0.5)",
+        f">>> optimizer = {'fl.' * rule.is_built_in}{rule.name}(weights, {next(iter(rule.hyperparameters))}=0.5)",
         ">>> optimizer.step(np.array([1.0, 0.0, -1.0]))",
         "StepResult(norm=None, skipped=False)",
     ]

@@ -126,8 +126,9 @@ def uniforms_text(traced, source, precision):
     """The function that computes a variant's uniforms from its hyperparameters, in double."""
     nodes = uniforms(traced, list(traced.outputs.values()))
     names = {p: f"parameters[{p.args[0]}]" for p in traced.parameters}
-    # The row's length stands behind the hyperparameters.
+    # The length of the row, or of the tensor, stands behind the hyperparameters, sums over the tensor behind it.
     names |= {n: f"parameters[{len(traced.parameters)}]" for n in walk(nodes) if n.op == "length"}
+    names |= {fold: f"parameters[{len(traced.parameters) + k}]" for k, fold in enumerate(traced.folds.values(), start=1)}
     body = Body(nodes, names, Cython(precision))
     lines = [
         f"# {source}",

@@ -5,6 +5,8 @@ subexpression is computed once however often the formula or its derivatives ment
 """
 
 import math
+import numbers
+import operator
 
 REAL, INT, BOOL = "real", "int", "bool"
 # Where a node's value varies: not within a call, from row to row, from element to element.
@@ -24,16 +26,18 @@ class FormulaError(TypeError):
 class Graph:
     """The nodes of one traced formula, each expression held once.
 
-    `reassociate` allows products to be regrouped, which may change a result's last bit: not in fastloss.vecmath.
+    `reassociate` allows products to be regrouped, which may change a result's last bit: not in fastloss.vecmath. Folds are
+    numbers of `fold_level`.
     """
 
-    def __init__(self, reassociate=True):
+    def __init__(self, reassociate=True, fold_level=ROW):
         self._nodes = {}
         self.members = None  # the elements that a row's list of labels names
         self.needs = []  # conditions on a row without which its value is NaN
         self.slopes = {}  # what `with_derivative` declares: id(node) -> (x, slope)
         self.loops = {}  # what follows an `iterate` node's number: id(node) -> its step
         self.reassociate = reassociate
+        self.fold_level = fold_level
 
     def node(self, op, *args, kind=REAL, level=None):
         # Keyed by identity: `==` between symbols builds a comparison.
@@ -47,12 +51,18 @@ class Graph:
             return value
         if isinstance(value, bool):
             return self.node("literal", value, kind=BOOL)
-        if isinstance(value, int | float):
+        if isinstance(value, numbers.Real):  # NumPy's scalars too
             return self.node("literal", float(value))
         raise FormulaError(f"a formula holds numbers and symbols, got {value!r}")
 
     def integer(self, value):
         return value if isinstance(value, Symbol) else self.node("literal", value, kind=INT)
+
+
+# Operators, as NumPy's scalars call them.
+_UFUNCS = {"add": operator.add, "subtract": operator.sub, "multiply": operator.mul, "divide": operator.truediv}
+_UFUNCS |= {"power": operator.pow, "less": operator.lt, "less_equal": operator.le, "greater": operator.gt}
+_UFUNCS |= {"greater_equal": operator.ge, "equal": operator.eq, "not_equal": operator.ne}
 
 
 class Symbol:
@@ -73,11 +83,27 @@ class Symbol:
     def __bool__(self):
         raise FormulaError(
             "a formula cannot branch on a symbol: its value is not known while the formula is traced; "
-            "write where(condition, a, b)"
+            "write where(condition, a, b), maximum or minimum, and & and | between conditions"
         )
 
     def __float__(self):
-        raise FormulaError("a symbol has no value while the formula is traced; use the functions of fastloss.math")
+        raise FormulaError(
+            "a symbol has no value while the formula is traced; use the functions of fastloss.math, not those of math"
+        )
+
+    def __array_ufunc__(self, ufunc, method, *inputs, **options):
+        """What NumPy makes of an operator beside one of its scalars; its functions have twins here."""
+        if ufunc.__name__ in _UFUNCS and method == "__call__":
+            scalars = (x.item() if getattr(x, "shape", None) == () else x for x in inputs)
+            return _UFUNCS[ufunc.__name__](*map(self.graph.literal, scalars))
+        return self.__array_function__(ufunc)
+
+    def __array_function__(self, function, *_):
+        from .primitives import __all__ as known
+
+        name = function.__name__
+        way = f"write fastloss.math.{name}" if name in known else "see fastloss.math for what it has instead"
+        raise FormulaError(f"a formula cannot call NumPy's {name}: a symbol is no array; {way}")
 
     @property
     def uniform(self):
@@ -93,8 +119,10 @@ class Symbol:
 
     def _binary(self, op, other, swapped=False):
         wrap = self.graph.integer if self.kind == INT else self.graph.literal
-        other = wrap(other)
-        return combine(op, *((other, self) if swapped else (self, other)))
+        sides = (wrap(other), self) if swapped else (self, wrap(other))
+        if op in _FOLD:  # conditions count as 1 and 0 in sums and products
+            sides = (select(side, 1, 0) if side.kind == BOOL else side for side in sides)
+        return combine(op, *sides)
 
     def __add__(self, other):
         return self._binary("add", other)
@@ -122,6 +150,9 @@ class Symbol:
 
     def __neg__(self):
         return combine("neg", self)
+
+    def __abs__(self):
+        return self.graph.node("absolute", self)
 
     def __and__(self, other):
         return self._binary("and", other)

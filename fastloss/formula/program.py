@@ -127,14 +127,14 @@ class Program:
         """Whether a later pass reads these elements again."""
         return any(name in later.rows for later in self.passes)
 
-    def kernels(self, suffix, precision, source):
-        """The kernels, (name, text), of each step and of each pass, along a row and across rows."""
+    def kernels(self, suffix, precision, source, write=loop_text):
+        """The kernels of each step and of each pass, along a row and across rows: (name, what `write` makes of it)."""
         for kind, k, reads, writes, numbers in self._loops():
             if writes:
                 name = f"{self.traced.name}_{suffix}_{kind}{k}_{precision.name}"
                 # Across as along: an element is rounded before it goes into its fold.
                 apart = self.rows.values()
-                yield name, loop_text(name, reads, writes, self.uniforms, precision, source, numbers, apart=apart)
+                yield name, write(name, reads, writes, self.uniforms, precision, source, numbers, apart=apart)
 
     def cost(self):
         """What all passes together cost per element, in additions."""
@@ -144,6 +144,8 @@ class Program:
     def layout(self):
         """What the engine is told: every array by number, and for each kernel those it takes, in order.
 
+        FormulaError if it is more than the engine has room for.
+
         Rows are counted from 0, numbers of the row from `NUMBERS`, outputs along the row from `OUTPUTS`.
         """
         code = {name: k for k, name in enumerate(self.rows)}
@@ -152,7 +154,7 @@ class Program:
         loops = {"step": [], "along": [], "across": [], "again": []}
         for kind, _, reads, writes, _ in self._loops():
             loops[kind].append([code[name] for name in dict.fromkeys([*reads, *writes])] if writes else [])
-        return {
+        found = {
             "rows": [(name, self.kept(name)) for name in self.rows],
             "numbers": list(self.numbers),
             "picks": [(code[name], code[node.args[0].args[0]]) for name, node in self.picks.items()],
@@ -164,6 +166,26 @@ class Program:
             "cost": self.cost(),
             **loops,
         }
+        self._check_room(found)
+        return found
+
+    def _check_room(self, layout):
+        """Whether the engine's fixed tables (_kernels/rows.pxi) hold the program."""
+        loops = [*layout["step"], *layout["along"], *layout["across"], *layout["again"]]
+        for what, count, most in (
+            ("inputs", len(self.traced.inputs) + len(self.traced.directions), 8),
+            ("rows", len(layout["rows"]), 40),
+            ("numbers of a row", len(layout["numbers"]), 64),
+            ("passes", len(layout["step"]), 8),
+            ("folds in a pass", max(map(len, layout["folds"])), 24),
+            ("running sums in a pass", max(map(len, layout["runs"])), 8),
+            ("outputs", len(layout["outputs"]), 8),
+            ("arrays of a kernel", max(map(len, loops)), 64),
+            ("hyperparameters", len(self.traced.parameters), 31),
+            ("uniform numbers", len(self.uniforms), 31),
+        ):
+            if count > most:
+                raise FormulaError(f"{self.traced.name}: a row formula must need at most {most} {what}, got {count}")
 
     def _loops(self):
         """Every kernel: its kind and place, what it reads and writes, and which of that are numbers of the whole tile."""

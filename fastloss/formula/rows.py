@@ -1,4 +1,4 @@
-"""Folds over a row, and the derivatives of what is made of them.
+"""Folds over a row, or over an update rule's tensor, and the derivatives of what is made of them.
 
 A fold makes one number of a row's elements: `total`, `mean`, `largest`, `logsumexp`, `dot`, `norm2`, and `pick`, the element that
 the label names. A running sum (`preceding`, `following`) makes of each element the sum of those on one side of it, to be folded
@@ -18,14 +18,14 @@ ALONG = ("grad_", "hess_", "hvp_")
 
 
 def length(x):
-    """The number of elements in a row."""
+    """The number of elements in a row, or in an update rule's tensor."""
     return x.graph.node("length")
 
 
 def total(x):
-    """The sum over the row."""
+    """The sum over the row, or over an update rule's tensor."""
     if not isinstance(x, Symbol):
-        raise FormulaError(f"total must be of what a row formula computes, got {x!r}")
+        raise FormulaError(f"total must be of what a formula computes, got {x!r}")
     if x.level < ELEMENT:
         return x * length(x)
     if x.op == "neg" and id(x) not in x.graph.slopes:
@@ -34,7 +34,7 @@ def total(x):
         for factor, rest in (x.args, reversed(x.args)):
             if factor.level < ELEMENT:
                 return factor * total(rest)
-    return x.graph.node("total", x, level=ROW)
+    return x.graph.node("total", x, level=x.graph.fold_level)
 
 
 def mean(x):

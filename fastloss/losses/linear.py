@@ -25,7 +25,8 @@ def linear_cross_entropy(x, weight, target, bias=None, **options):
     inputs, results and a copy of the class weights, at most 32 MiB are taken, or one row of logits, whatever the numbers of rows
     and classes. The products are NumPy's: its BLAS has threads of its own, on whose number the last bits may depend. In float16
     and bfloat16 the gradients of `weight` and `bias` are added up in float32, in arrays of their own. Apple's
-    `linear_cross_entropy` and Liger's `fused_linear_cross_entropy` are the same loss on GPUs.
+    `linear_cross_entropy` and Liger's `fused_linear_cross_entropy` are the same loss on GPUs. So is this one, for CuPy's arrays and
+    PyTorch's tensors there: by their library's products, with at most 256 MiB for logits.
     """
     logits = x @ weight.T if bias is None else x @ weight.T + bias
     return cross_entropy(logits, target, **options, reduction="none")

@@ -10,6 +10,7 @@ from .adaptive import FTRL, MADGRAD, Adadelta, Adagrad, RMSprop, Rprop
 from .averaging import WeightAverage
 from .clipping import clip_grad_adaptive, clip_grad_norm, clip_grad_value
 from .gradient_descent import ASGD, SGD
+from .layerwise import LAMB
 from .lookahead import Lookahead
 from .methods import ScheduleFreeAdamW, ScheduleFreeSGD, Sophia
 from .scaling import LossScaler
@@ -21,6 +22,7 @@ __all__ = [
     "ADOPT",
     "ASGD",
     "FTRL",
+    "LAMB",
     "MADGRAD",
     "SGD",
     "AdEMAMix",

@@ -2,7 +2,7 @@
 
 from ..face import update_rule
 from ..formula import Decay, Each, Flag, Fraction, NonNegative, absolute, exp, log, maximum, minimum, sign, sqrt, where
-from ._parts import average, ratio
+from ._parts import average, cautious_move, ratio
 
 _BETAS = Each(Fraction(open_high=True), (0.9, 0.999))
 
@@ -14,10 +14,11 @@ def _adam(param, grad, exp_avg, exp_avg_sq, max_exp_avg_sq, step, lr, betas, eps
     max_exp_avg_sq = maximum(max_exp_avg_sq, exp_avg_sq) if amsgrad else None
     second = max_exp_avg_sq if amsgrad else exp_avg_sq
     move = ratio(exp_avg, sqrt(second) * (1 / sqrt(1 - beta2**step)) + eps)
+    rate = lr / (1 - beta1**step)
     if cautious:
-        # Not move * grad: it underflows.
-        move = where(sign(exp_avg) * grad <= 0, 0, move)
-    return param - lr / (1 - beta1**step) * move, exp_avg, exp_avg_sq, max_exp_avg_sq
+        move, longer = cautious_move(move, exp_avg, grad)
+        rate = rate * longer
+    return param - rate * move, exp_avg, exp_avg_sq, max_exp_avg_sq
 
 
 @update_rule(
@@ -50,8 +51,8 @@ def Adam(param, grad, exp_avg, exp_avg_sq, max_exp_avg_sq, step, lr, betas, eps,
 def AdamW(param, grad, exp_avg, exp_avg_sq, max_exp_avg_sq, step, lr, betas, eps, amsgrad, cautious):
     """Adam with decoupled weight decay: the parameter shrinks by `lr * weight_decay` before the step.
 
-    If `cautious`, an element whose move would go against its present gradient does not move. The paper also enlarges the other
-    moves of a tensor by how many were dropped; here they keep their size.
+    If `cautious`, an element whose move would go against its present gradient, or whose gradient is 0, does not move; the moves
+    of the n others, in a tensor of d elements, are `d / (n + 1)` times as long.
     """
     return _adam(param, grad, exp_avg, exp_avg_sq, max_exp_avg_sq, step, lr, betas, eps, amsgrad, cautious)
 

@@ -35,10 +35,10 @@ _NAMED: dict = {}
 
 
 def named(rule, who, what):
-    """The rule's class, under the names that errors give: whose arrays are written, and what these are called."""
+    """The rule's class for NumPy arrays, under the names that errors give: whose arrays are written, and what these are called."""
     key = rule, who, what
     if key not in _NAMED:
-        _NAMED[key] = type(who, (rule,), {"_what": what, "__doc__": rule.__doc__})
+        _NAMED[key] = type(who, (rule,), {"_what": what, "_on_gpu": False, "__doc__": rule.__doc__})
     return _NAMED[key]
 
 

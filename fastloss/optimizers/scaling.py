@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from .._kernels import arrays
 from ..face.optimizer import StepResult
 from ..face.parameters import check_keys
 from ..formula import Fraction, Interval, Whole
@@ -82,10 +83,11 @@ class LossScaler:
     def step(self, optimizer: Any, grads: Any, **options: Any) -> StepResult:
         """Step an optimizer with the gradients of the scaled loss, leave it out if they are not finite, and adapt the scale.
 
-        Further options go to the optimizer's `step`. A step that raises leaves the scale as it is.
+        Further options go to the optimizer's `step`. A step that raises leaves the scale as it is. Of CUDA arrays it waits for the
+        GPU, whose finding decides the next scale.
         """
         result: StepResult = optimizer.step(grads, grad_scale=self.scale, skip_nonfinite=True, **options)
-        if result.skipped:
+        if arrays.number(result.skipped):
             self.scale, self.good_steps = max(self.scale * self.backoff_factor, _SMALLEST), 0
         elif self.good_steps + 1 < self.growth_interval:
             self.good_steps += 1

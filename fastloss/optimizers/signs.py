@@ -1,8 +1,8 @@
 """Rules that go by the sign of a mean of the gradients: every element moves equally far."""
 
 from ..face import update_rule
-from ..formula import Decay, Each, Flag, Fraction, NonNegative, sign, where
-from ._parts import average
+from ..formula import Decay, Each, Flag, Fraction, NonNegative, sign
+from ._parts import average, cautious_move
 
 
 @update_rule(
@@ -16,14 +16,15 @@ from ._parts import average
 def Lion(param, grad, exp_avg, step, lr, betas, cautious):
     """The sign of the mean of the gradients, in which the present one counts more (`betas[0]`) than it will later (`betas[1]`).
 
-    If `cautious`, an element whose move would go against its present gradient does not move. The paper also enlarges the other
-    moves of a tensor by how many were dropped; here they keep their size.
+    If `cautious`, an element whose move would go against its present gradient, or whose gradient is 0, does not move; the moves
+    of the n others, in a tensor of d elements, are `d / (n + 1)` times as long.
     """
     beta1, beta2 = betas
-    move = sign(average(exp_avg, grad, beta1))
+    move, rate = sign(average(exp_avg, grad, beta1)), lr
     if cautious:
-        move = where(move * grad <= 0, 0, move)
-    return param - lr * move, average(exp_avg, grad, beta2)
+        move, longer = cautious_move(move, move, grad)
+        rate = rate * longer
+    return param - rate * move, average(exp_avg, grad, beta2)
 
 
 @update_rule(

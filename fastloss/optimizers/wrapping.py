@@ -3,6 +3,7 @@
 from typing import Any, ClassVar
 
 from .._kernels import arrays
+from ..face.engines import HOST
 from ..face.optimizer import Optimizer
 from ..face.parameters import check_keys
 from .arithmetic import named
@@ -24,6 +25,8 @@ class Wrapper:
         if not isinstance(optimizer, Optimizer | Wrapper):
             raise TypeError(f"{type(self).__name__}: optimizer must be an optimizer, got {type(optimizer).__name__}")
         self.optimizer = optimizer
+        if self._innermost._engine is not HOST:
+            raise TypeError(f"{type(self).__name__}: optimizer must be one of NumPy arrays, got one of CUDA arrays")
         self._writer: Any = None  # made on use, and anew for a copy
         vars(self).update(self._checked(hyperparameters))
 

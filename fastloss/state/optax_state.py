@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..face import Optimizer
+from ..face.parameters import match
 from .structure import check_optimizer, check_steps, named_groups
 
 _MOST_INT32 = 2**31 - 1
@@ -32,6 +33,7 @@ COUNTERPARTS = {
     "AdamW": Counterpart(_MOMENTS),
     "RAdam": Counterpart(_MOMENTS),
     "Adamax": Counterpart({"exp_avg": "mu", "exp_inf": "nu"}),
+    "LAMB": Counterpart(_MOMENTS),
     "Lion": Counterpart({"exp_avg": "mu"}),
     "RMSprop": Counterpart(
         {"square_avg": "nu", "grad_avg": "mu", "momentum_buffer": "trace"},
@@ -153,7 +155,7 @@ def from_optax_state(opt: Optimizer, optax_state: Any, steps: int | None = None)
             scale = counterpart.scales.get(ours, lambda _: 1)(own)
             if scale == 0:
                 raise ValueError(f"{who}: lr must not be 0 to take over {theirs}, which Optax multiplies by it")
-            for (name, _), array in zip(named, _matched(who, theirs, group["params"], tree), strict=True):
+            for (name, _), array in zip(named, match(who, theirs, group["params"], tree), strict=True):
                 state[name][ours] = _scaled(np.asarray(array), 1 / scale)
     opt.load_state_dict(saved | {"steps": taken, "state": state})
 
@@ -174,21 +176,6 @@ def _like(params, arrays):
     if isinstance(params, dict):
         return dict(zip(params, arrays, strict=True))
     return arrays if isinstance(params, list | tuple) else arrays[0]
-
-
-def _matched(who, name, params, tree):
-    """The arrays of a tree of the structure of one group's parameters, in their order."""
-    if isinstance(params, dict):
-        if not isinstance(tree, Mapping) or set(tree) != set(params):
-            got = sorted(map(str, tree)) if isinstance(tree, Mapping) else type(tree).__name__
-            raise ValueError(f"{who}: {name} must be a dictionary of {sorted(map(str, params))}, got {got}")
-        return [tree[key] for key in params]
-    if isinstance(params, list | tuple):
-        if not isinstance(tree, list | tuple) or len(tree) != len(params):
-            got = str(len(tree)) if isinstance(tree, list | tuple) else type(tree).__name__
-            raise ValueError(f"{who}: {name} must be a list of {len(params)} arrays, got {got}")
-        return list(tree)
-    return [tree]
 
 
 def _collect(node, found):

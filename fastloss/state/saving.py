@@ -1,4 +1,4 @@
-"""An optimizer's state in a file: whole or not at all, on the way out and on the way in."""
+"""State in a file, of an optimizer or of what stands around one: whole or not at all, on the way out and on the way in."""
 
 import contextlib
 import errno
@@ -9,15 +9,17 @@ import stat
 import numpy as np
 
 from ..face import Optimizer
-from .structure import check_optimizer, named_groups, plain
+from ..optimizers import LossScaler, WeightAverage
+from ..optimizers.wrapping import Wrapper
+from .structure import apart, check_saveable, kind, like_of, plain, together
 from .tensors import FormatError, Reader, parse, write
 
 FORMAT = "fastloss.optimizer"
 VERSION = "1"
 
 
-def save_state(path: str | os.PathLike[str], opt: Optimizer) -> None:
-    """Write an optimizer's state into a safetensors file, in the place of what was there.
+def save_state(path: str | os.PathLike[str], opt: Optimizer | Wrapper | WeightAverage | LossScaler) -> None:
+    """Write an optimizer's state, or that of what stands around one, into a safetensors file, in the place of what was there.
 
     The parameters are not in it; save them yourself. The new file is written beside the old one, forced onto the disk, and only
     then renamed: after a full disk, an interruption or a power cut there is the old file or the new one. A symbolic link stays,
@@ -28,13 +30,16 @@ def save_state(path: str | os.PathLike[str], opt: Optimizer) -> None:
     ----------
     path : str or os.PathLike
         The file; any ending, by custom ``.safetensors``.
-    opt : Optimizer
-        Any optimizer of fastloss.
+    opt : Optimizer, Lookahead, SAM, WeightAverage or LossScaler
+        Any optimizer of fastloss; of those around another one the state includes that one's. Averages and scales go into files of
+        their own.
 
     Raises
     ------
     ValueError
         If `path` is there and no file, or a hyperparameter is not finite.
+    RuntimeError
+        If a `SAM` is between `ascend` and `step`.
     OSError
         What the system says: a full disk, no such folder, no permission.
 
@@ -52,12 +57,12 @@ def save_state(path: str | os.PathLike[str], opt: Optimizer) -> None:
     (1, 0.5)
     """
     who = "save_state"
-    check_optimizer(who, opt)
+    check_saveable(who, opt)
     path, mode = _target(who, path)
-    state_dict = opt.state_dict()
+    rest, tensors = apart(_named(opt))
     arrays: dict[str, np.ndarray] = {}
     names: dict[str, dict[str, str]] = {}
-    for name, states in state_dict["state"].items():
+    for name, states in tensors.items():
         names[name] = {}
         for state, array in states.items():
             key = f"{name}.{state}"
@@ -65,13 +70,13 @@ def save_state(path: str | os.PathLike[str], opt: Optimizer) -> None:
                 key += "'"
             arrays[key] = array
             names[name][state] = key
-    rest = {key: plain(who, key, value) for key, value in state_dict.items() if key != "state"}
+    rest = {key: plain(who, key, value) for key, value in rest.items()}
     metadata = {"format": FORMAT, "version": VERSION, "optimizer": json.dumps(rest), "names": json.dumps(names)}
     with _replacing(path, mode) as file:
         write(who, file, arrays, metadata)
 
 
-def load_state(path: str | os.PathLike[str], opt: Optimizer) -> None:
+def load_state(path: str | os.PathLike[str], opt: Optimizer | Wrapper | WeightAverage | LossScaler) -> None:
     """Take over the state that `save_state` wrote: all of it or, on an error, nothing.
 
     Nothing in the file is run. Sizes that it states are held against its own and against the parameters before memory is taken for
@@ -81,13 +86,15 @@ def load_state(path: str | os.PathLike[str], opt: Optimizer) -> None:
     ----------
     path : str or os.PathLike
         The file.
-    opt : Optimizer
-        Of the rule that was saved, for parameters of the same names and shapes. Its hyperparameters become those of the file.
+    opt : Optimizer, Lookahead, SAM, WeightAverage or LossScaler
+        Of the kind that was saved, for parameters of the same names and shapes. Its hyperparameters become those of the file.
 
     Raises
     ------
     ValueError
         If the file is cut short, changed, of another format or version, or does not fit `opt`.
+    RuntimeError
+        If a `SAM` is between `ascend` and `step`.
     ImportError
         If it holds bfloat16 and `ml_dtypes`, of the extra ``state``, is not installed.
     OSError
@@ -108,7 +115,7 @@ def load_state(path: str | os.PathLike[str], opt: Optimizer) -> None:
     ValueError: load_state: '...' must be a file of fastloss.optimizer 1 for this optimizer, got an unknown tensor params
     """
     who = "load_state"
-    check_optimizer(who, opt)
+    check_saveable(who, opt)
     shown = repr(path := _path(who, path))
     _check_regular(who, path, os.stat(path))
     try:
@@ -118,6 +125,8 @@ def load_state(path: str | os.PathLike[str], opt: Optimizer) -> None:
         raise ValueError(f"{who}: {shown} must be a file of {FORMAT} {VERSION} for this optimizer, got {error}") from error
     except ImportError as error:
         raise ImportError(f"{who}: {shown}: {error}") from error
+    if not isinstance(opt, Optimizer | Wrapper):
+        del state_dict["rule"]
     try:
         opt.load_state_dict(state_dict)
     except (ValueError, TypeError) as error:
@@ -132,7 +141,10 @@ def _read(reader, opt):
         raise FormatError(f"version {reader.metadata.get('version')!r:.40}")
     rest = parse(reader.metadata.get("optimizer", ""), "state")
     names = parse(reader.metadata.get("names", ""), "table of names")
-    ours = {name: array for group in named_groups(opt.state_dict(), opt) for name, array in group}
+    own = _named(opt)
+    if kind(rest) != kind(own):
+        raise FormatError(f"a state of {kind(rest):.200}, not of {kind(own)}")
+    ours = like_of(opt, own)
     if set(names) != set(ours):
         wrong = min(set(names) ^ set(ours))
         raise FormatError(f"{'no' if wrong in ours else 'an unknown'} tensor {wrong:.200}")
@@ -149,7 +161,13 @@ def _read(reader, opt):
     if unused:
         raise FormatError(f"an array {next(iter(unused)):.200} that belongs to no tensor")
     arrays = reader.read()
-    return rest | {"state": {name: {state: arrays[key] for state, key in states.items()} for name, states in names.items()}}
+    tensors = {name: {state: arrays[key] for state, key in states.items()} for name, states in names.items()}
+    return together(rest, tensors, own)
+
+
+def _named(opt):
+    """The state dictionary; those of averages and scales do not say what they are of."""
+    return {"rule": type(opt).__name__} | opt.state_dict()
 
 
 def _path(who, path):

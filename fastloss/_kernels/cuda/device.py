@@ -4,8 +4,10 @@ Kernels take C pointers and numbers, as `types` says: "f32*", "i64". Under Numba
 Python that they are, on the host's memory.
 """
 
+import ctypes
+import warnings
 from contextlib import nullcontext
-from functools import cache
+from functools import cache, lru_cache
 from types import SimpleNamespace
 from unittest import mock
 
@@ -22,6 +24,13 @@ from . import simulated
 from .storage import STORAGES, conversions
 
 SIMULATED = bool(config.ENABLE_CUDASIM)
+if SIMULATED:
+    from numba.cuda.simulator.kernelapi import FakeCUDAShared
+
+    FakeCUDAShared.array = simulated.shared_array(FakeCUDAShared.array)
+else:  # the simulator has neither
+    from numba.cuda import dispatcher
+    from numba.cuda.cudadrv import driver
 # Of a block. The simulator runs a thread of the system for each.
 THREADS = 16 if SIMULATED else 256
 
@@ -53,17 +62,34 @@ class Kernel:
     def __init__(self, precision, name, text, types, **more):
         self.name, self.text, self.types = name, text, tuple(types)
         self._function = machine(precision).define(text, name, **more)
-        self._compiled = None
+        # What a launch takes Python's own numbers for: addresses, whole numbers of 64 bits.
+        self._narrow = [(k, STORAGES[kind].c_type) for k, kind in enumerate(self.types) if kind[-1] != "*" and kind != "i64"]
+        self._loaded = {}
 
     def launch(self, blocks, threads, stream, arguments, shared=0):
         """Run on a stream; pointers are addresses."""
         if SIMULATED:
             given = [simulated.argument(kind, value) for kind, value in zip(self.types, arguments, strict=True)]
-            cuda.jit(self._function)[blocks, threads, 0, shared](*given)
+            # NumPy's scalars speak of what a GPU leaves unsaid.
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                cuda.jit(self._function)[blocks, threads, 0, shared](*given)
             return
-        if self._compiled is None:
-            self._compiled = cuda.jit(self._function).compile(self._signature())
-        self._compiled.launch(arguments, (blocks, 1, 1), (threads, 1, 1), _stream(stream), shared)
+        number = current()
+        compiled = self._loaded.get(number) or self._load(number)
+        given = list(arguments)
+        for k, c_type in self._narrow:
+            given[k] = c_type(given[k])
+        # As Numba's own launch does, which makes all of it anew each time.
+        dispatcher.launch(_stream(number, stream), _grid(blocks, threads, shared), compiled.kernel, *given)
+
+    def _load(self, number):
+        """The kernel on the present GPU, of that number."""
+        compiled = cuda.jit(self._function).compile(self._signature())
+        # The function in the GPU's memory goes with what it was compiled into.
+        function = compiled._codelibrary.get_cufunc()
+        self._loaded[number] = SimpleNamespace(kernel=function.kernel, function=function, compiled=compiled)
+        return self._loaded[number]
 
     def ptx(self, capability):
         """The assembly for a compute capability, GPU or no GPU."""
@@ -83,7 +109,11 @@ def on(number):
 
 def current():
     """The number of the present GPU."""
-    return 0 if SIMULATED else cuda.get_current_device().id
+    if SIMULATED:
+        return 0
+    failed, number = driver.binding.cuCtxGetDevice()
+    # Numba's way takes some microseconds; it makes a context where there is none.
+    return cuda.get_current_device().id if int(failed) else int(number)
 
 
 @cache
@@ -106,6 +136,41 @@ def mapped(count):
     return array, array.device_ctypes_pointer.value
 
 
+def pinned(count, dtype):
+    """A NumPy array whose memory copies may be captured from."""
+    return np.empty(count, dtype) if SIMULATED else cuda.pinned_array(count, dtype)
+
+
+def put(address, array, stream):
+    """Copy a contiguous NumPy array into a GPU's memory; unless it is pinned it may change at once."""
+    if SIMULATED:
+        ctypes.memmove(address, array.ctypes.data, array.nbytes)
+    elif array.nbytes:
+        _driver().cuMemcpyHtoDAsync(address, array.ctypes.data, array.nbytes, stream)
+
+
+def get(address, array, stream):
+    """Copy a GPU's memory into a contiguous NumPy array, once all before on the stream is done."""
+    if SIMULATED:
+        ctypes.memmove(array.ctypes.data, address, array.nbytes)
+    elif array.nbytes:
+        _driver().cuMemcpyDtoHAsync(array.ctypes.data, address, array.nbytes, stream)
+        wait(stream)
+
+
+def clear(address, size, stream):
+    """Make so many bytes 0."""
+    if SIMULATED:
+        ctypes.memset(address, 0, size)
+    elif size:
+        _driver().cuMemsetD8Async(address, 0, size, stream)
+
+
+def captures(stream):
+    """Whether what goes onto the stream is captured into a graph, and not run; CUDA's default stream never is."""
+    return not SIMULATED and stream != 0 and int(_driver().cuStreamIsCapturing(stream)) != 0
+
+
 def wait(stream):
     """Wait for a stream, None for everything on the present GPU."""
     if stream is None:
@@ -118,11 +183,21 @@ def _kind(kind):
     return types.CPointer(_RAW[kind[:-1]]) if kind[-1] == "*" else _RAW[kind]
 
 
-def _stream(handle):
-    """A stream's address as Numba launches on it."""
-    from numba.cuda.cudadrv import driver
+def _driver():
+    """CUDA's driver API: calls that raise what goes wrong."""
+    return driver.driver
 
-    return driver._to_core_stream(cuda.external_stream(handle) if handle else 0)
+
+@lru_cache(maxsize=1024)
+def _stream(number, handle):
+    """A stream of a GPU, by its address, as it is launched on."""
+    return driver.ExperimentalStream.from_handle(handle)
+
+
+@lru_cache(maxsize=1024)
+def _grid(blocks, threads, shared):
+    """The form of a launch."""
+    return dispatcher.LaunchConfig(grid=(blocks, 1, 1), block=(threads, 1, 1), shmem_size=shared)
 
 
 # --- instructions -----------------------------------------------------------------------------------------------------------
@@ -167,7 +242,9 @@ def _pointer(raw):
         result = types.CPointer(raw)
 
         def build(context, builder, signature, values):
-            return builder.inttoptr(values[0], context.get_value_type(result))
+            # What is known to lie in the GPU's memory is not asked where it lies at each access.
+            element = context.get_data_type(raw)
+            return builder.addrspacecast(builder.inttoptr(values[0], element.as_pointer(1)), element.as_pointer())
 
         return result(types.int64), build
 

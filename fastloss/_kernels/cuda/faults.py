@@ -45,6 +45,9 @@ def raise_reported(number):
     with _lock:
         own.flags[0] = 0
         reported = [k for k in range(1, _SLOTS) if own.flags[k]]
+        if not reported:
+            # The kernel is at it: what it found is on its way behind the flag.
+            own.flags[0] = 1
         errors = [_messages[k](int(own.flags[k]) - 1) for k in reported]
         own.flags[reported] = 0
     if errors:

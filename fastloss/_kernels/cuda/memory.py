@@ -4,12 +4,14 @@ Each library is a `Kind`; which one an array belongs to its type's module says, 
 """
 
 import ctypes
+from contextlib import nullcontext
 from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 
-from . import device, simulated
+from .. import arrays, kinds
+from . import device
 from .storage import STORAGES, code_of
 
 _BF16_NAMES = ("bfloat16", "torch.bfloat16")
@@ -31,8 +33,20 @@ class Array(NamedTuple):
         return int(np.prod(self.shape, dtype=np.int64))
 
     @property
+    def ndim(self):
+        return len(self.shape)
+
+    @property
+    def dtype(self):
+        return kinds.bfloat16(self.kind.name) if self.code == "bf16" else STORAGES[self.code].dtype
+
+    @property
     def itemsize(self):
         return STORAGES[self.code].itemsize
+
+    def form(self):
+        """All that kernels are chosen by: what is left is where it lies."""
+        return self.kind, self.shape, self.strides, self.code, self.device, self.address & 15
 
     def extent(self):
         """The first byte of its memory and the one behind its last."""
@@ -65,16 +79,32 @@ class Kind:
             )
         shape, size = tuple(shape), dtype.itemsize
         steps = contiguous(shape) if strides is None else tuple(s // size for s in strides)
+        # A GPU reads nothing from elsewhere than multiples of what it reads.
+        if 0 not in shape and (address % size or any(s % size for s in strides or ())):
+            raise ValueError(f"{who}: {name} must be aligned to its elements, got address {address} and strides {strides}")
         number = device.current() if number is None else number
         return Array(value, self, address or 0, shape, steps, code, number)
 
+    def stays(self, value, array):
+        """Whether what was taken of an object is where it was."""
+        return True
+
+    def check_writeable(self, who, name, value):
+        """Whether kernels may write into what the caller gave."""
+        if getattr(value, "__cuda_array_interface__", {"data": (0, False)})["data"][1]:
+            raise ValueError(f"{who}: {name} must be writeable, got a read-only array")
+
     def empty(self, like, shape, code):
-        """A new array beside `like`."""
+        """A new array beside `like`, Numba's where the library cannot be asked for one."""
         return device.empty(shape, STORAGES[code].dtype)
 
     def stream(self, like):
         """The library's present stream, as an address."""
         return 0
+
+    def on(self, number, stream):
+        """Within, a stream is the library's present one: memory that goes back while it is at work is not given away before."""
+        return nullcontext()
 
     def finish(self, stream):
         """What a library without streams waits for before it sees results."""
@@ -109,6 +139,11 @@ class CuPy(Kind):
 
         return cupy.cuda.get_current_stream().ptr
 
+    def on(self, number, stream):
+        import cupy
+
+        return cupy.cuda.ExternalStream(stream, number)
+
 
 class Torch(Kind):
     name = "PyTorch"
@@ -119,19 +154,27 @@ class Torch(Kind):
             raise TypeError(
                 f"{who}: {name} must hold real numbers (float16 to float64, bfloat16, integers or bool), got dtype {value.dtype}"
             )
-        value = value.detach()
+        if value.is_neg():
+            raise TypeError(f"{who}: {name} must hold its numbers as they are, got a negated view: resolve_neg() makes a copy")
         return Array(value, self, value.data_ptr(), tuple(value.shape), value.stride(), code, value.device.index or 0)
 
-    def empty(self, like, shape, code):
-        import torch
+    def stays(self, value, array):
+        # What is assigned to `.data` moves it.
+        return value.data_ptr() == array.address and tuple(value.shape) == array.shape
 
-        dtype = next(dtype for dtype, own in _torch_codes().items() if own == code)
-        return torch.empty(shape, dtype=dtype, device=like.owner.device)
+    def empty(self, like, shape, code):
+        empty, dtypes = _torch_empty()
+        return empty(shape, dtype=dtypes[code], device=like.owner.device)
 
     def stream(self, like):
         import torch
 
         return torch.cuda.current_stream(like.device).cuda_stream
+
+    def on(self, number, stream):
+        import torch
+
+        return torch.cuda.stream(torch.cuda.ExternalStream(stream, number))
 
 
 class Jax(Kind):
@@ -147,6 +190,9 @@ class Jax(Kind):
         if code:
             return Array(value, self, address, tuple(value.shape), contiguous(value.shape), code, number)
         return self.placed(who, name, value, address, value.shape, None, value.dtype, number)
+
+    def check_writeable(self, who, name, value):
+        raise TypeError(f"{who}: {name} must be an array that may change, got a JAX array: use what is returned")
 
     def empty(self, like, shape, code):
         import jax.numpy as jnp
@@ -215,11 +261,28 @@ def kind_of(value):
 
 def take(who, name, value):
     """The place and form of an array on a GPU."""
-    from .. import arrays
-
     if not arrays.on_device(value):
         raise TypeError(f"{who}: {name} must be a CUDA array, as the others are, got {type(value).__name__}")
     return kind_of(value).take(who, name, value)
+
+
+def made(like, shape, code):
+    """A new array of the library of `like`, beside it."""
+    new = like.kind.empty(like, shape, code)
+    return kind_of(new).take("", "", new)._replace(code=code)
+
+
+def host(array, stream):
+    """A NumPy array of the same numbers, rows one after the other; waits for the stream."""
+    values = np.empty(array.shape, array.dtype)
+    device.get(array.address, values, stream)
+    return values
+
+
+def number(value):
+    """What a 0-d array holds; waits for its library's present stream."""
+    array = take("", "", value)
+    return host(array, array.kind.stream(array)).item()
 
 
 def contiguous(shape):
@@ -265,9 +328,9 @@ def _torch_codes():
     return {getattr(torch, name): code for code, name in names.items()} | {torch.bool: "u8"}
 
 
-def pointer(array):
-    """What stands for the array in a launch."""
-    return array.address
+@cache
+def _torch_empty():
+    """PyTorch's maker of tensors, and its dtypes by code."""
+    import torch
 
-
-__all__ = ["Array", "broadcast", "collapsed", "contiguous", "kind_of", "simulated", "take"]
+    return torch.empty, {code: dtype for dtype, code in _torch_codes().items() if dtype != torch.bool}

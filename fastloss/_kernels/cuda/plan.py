@@ -1,18 +1,23 @@
-"""What calls of all losses have in common on a GPU: arrays taken and checked, results made, weights added up, launches in order."""
+"""What calls of all losses have in common on a GPU: arrays taken and checked, results named, laid out once for arrays of a form."""
 
 import math
-from functools import cache
+import warnings
+from functools import cache, cached_property
 
 import numpy as np
 
-from ...formula.definition import F32, F64
+from ...formula import graph
+from ...formula.definition import F32
 from ...formula.emit import uniforms
 from ...formula.python import uniforms_text
 from .. import arrays, interpreted
-from . import device, faults, memory, sums, walk
+from . import device, faults, memory
+from .calls import Call, Layout, Place
 from .storage import STORAGES
 
 VALUE, GRAD, HESS = 1, 2, 4
+MOST_LAYOUTS = 64
+_REDUCTIONS = ("mean", "sum", "none")
 LETTERS = {VALUE: "v", GRAD: "g", HESS: "h"}
 
 
@@ -22,6 +27,11 @@ class Variant:
     def __init__(self, formula, choice):
         self.formula, self.traced = formula, formula.trace(choice)
         self.kernel = cache(self.kernel)
+
+    @cached_property
+    def nodes(self):
+        """Everything that the variant computes."""
+        return graph.walk(list(self.traced.outputs.values()))
 
     def kernel(self, form, precision):
         return form.kernel(self, precision)
@@ -37,7 +47,7 @@ class OnStream:
     """A plan whose calls go onto a stream, the library's present one if that is None; as the CPU engine's plans are called."""
 
     def __init__(self, plan, stream):
-        self._plan, self._stream = plan, stream
+        self._plan, self._stream = plan, None if stream is None else stream_of(stream)
 
     def evaluate(self, want, inputs, sample_weight, reduction, normalizer, value_out, grad_out, hess_out, check, *others):
         return self.prepare(want, inputs, sample_weight, reduction, normalizer, value_out, grad_out, hess_out, check, *others)()
@@ -47,100 +57,67 @@ class OnStream:
         return self._plan.prepare(want, inputs, sample_weight, reduction, normalizer, outs, check, self._stream, *others)
 
 
-class Prepared:
-    """A call that was looked at and laid out: calling it launches it again on the same arrays, and returns the same results."""
-
-    def __init__(self, call, results):
-        self._number, self._stream, self._launches, self._kind = call.number, call.stream, call.launches, call.kind
-        self._kept, self.results = call.kept, results
-
-    def __call__(self):
-        with device.on(self._number):
-            for kernel, blocks, arguments, shared in self._launches:
-                kernel.launch(blocks, device.THREADS, self._stream, arguments, shared)
-        self._kind.finish(self._stream)
-        return self.results
-
-
-class Call:
-    """One call while it is laid out."""
-
-    def __init__(self, want, inputs, stream):
-        first = inputs[0]
-        self.want, self.inputs, self.kind = want, inputs, first.kind
-        self.number, self.stream = first.device, first.kind.stream(first) if stream is None else _stream(stream)
-        self.precision = F64 if first.code == "f64" else F32
-        self.outputs, self.weights, self.by_weights = {}, None, False
-        self.scale, self.total_weight, self.sums = 1.0, None, False
-        self.launches, self.kept = [], []
-        self.count = first.size
-
-    def arrays(self):
-        return [*self.inputs, *([self.weights] if self.weights else []), *self.outputs.values()]
-
-    @property
-    def flags(self):
-        return faults.page(self.number).address
-
-    def add(self, kernel, blocks, arguments, shared=0):
-        self.launches.append((kernel, blocks, arguments, shared))
-
-    def blocks(self, width, count=None):
-        """So many blocks for so many elements, never more than are at work at once."""
-        count = self.count if count is None else count
-        return max(1, min(-(-count // (width * device.THREADS)), device.blocks_at_once(self.number)))
-
-    def scratch(self, count, code=None):
-        """The address of new memory for so many numbers."""
-        array = self.kind.take("", "", self.kind.empty(self.inputs[0], (count,), code or self.precision.name))
-        self.kept.append(array.owner)
-        return array.address
-
-    def partials(self, blocks):
-        """Memory for a pair of each block; the last one's count is what is to be folded."""
-        self.folded, self.pairs = blocks, self.scratch(2 * blocks)
-        return self.pairs
-
-    def sum_weights(self, shape, slot):
-        """Launch the sum of the weights as they are seen from a shape, which is then a pair in memory."""
-        shape, (steps,) = memory.collapsed(shape, [memory.broadcast(self.weights, shape)])
-        blocks = self.blocks(1, math.prod(shape))
-        pairs, self.total_weight = self.scratch(2 * blocks), self.scratch(2)
-        kernel = sums.sum_weights(self.precision, self.weights.code, len(shape))
-        count = math.prod(shape)
-        self.add(kernel, blocks, [count, *walk.values(shape, [steps]), self.weights.address, pairs, self.flags, slot])
-        pair = sums.finish(self.precision, self.precision.name, "pair")
-        self.add(pair, 1, [blocks, pairs, 1.0, pairs, self.total_weight])
-
-    def finish(self, divisor, result):
-        """Launch what makes the value of the blocks' sums."""
-        divides = "weights" if self.by_weights else "number"
-        kernel = sums.finish(self.precision, result.code, divides)
-        self.add(kernel, 1, [self.folded, self.pairs, divisor, self.total_weight or self.pairs, result.address])
-
-
 class Plan:
     """A loss with its hyperparameters; `launch(call)`, of each shape of formula, lays out what computes it."""
 
     def __init__(self, who, variant, vector, domains):
         self.who, self.variant, self.formula, self.vector = who, variant, variant.formula, vector
-        self._domains, self._slots, self._numbers = domains, {}, {}
+        self._domains, self._slots, self._numbers, self._layouts = domains, {}, {}, {}
+        self.names = self.formula.inputs
 
-    def prepare(self, want, inputs, sample_weight, reduction, normalizer, outs, check, stream):
+    def prepare(self, want, inputs, sample_weight, reduction, normalizer, outs, check, stream, others=()):
         """Look at a call's arrays and lay it out. `outs` are the arrays to write into: of the value, gradient and Hessian, or None."""
-        taken = [memory.take(self.who, name, x) for name, x in zip(self.formula.inputs, inputs, strict=False)]
-        self.check_inputs(taken)
-        call = Call(want, taken, stream)
-        faults.raise_reported(call.number)
-        call.checks = check
+        if normalizer is not None or reduction not in _REDUCTIONS:
+            normalizer = self._check_reduction(reduction, normalizer)
+        who, names = self.who, self.names
+        given = [memory.take(who, name, x) for name, x in zip(names, inputs, strict=True)]
+        if sample_weight is not None:
+            given.append(memory.take(who, "sample_weight", sample_weight))
+        before = len(given)
+        titles = ()
+        if outs[0] is not None or outs[1] is not None or outs[2] is not None:
+            named = list(_named(outs))
+            titles = tuple(title for title, _ in named)
+            for title, out in named:
+                given.append(memory.take(who, title, out))
+                given[-1].kind.check_writeable(who, title, out)
+        key = want, reduction, normalizer, bool(check), others, titles, before, tuple([array.form() for array in given])
+        layout = self._layouts.get(key)
+        if layout is None:
+            layout = self._lay_out(want, given, before, reduction, normalizer, outs, titles, check, others)
+            if len(self._layouts) >= MOST_LAYOUTS:
+                self._layouts.clear()
+            self._layouts[key] = layout
+        if titles:
+            self._check_apart([*names, "sample_weight"][:before], titles, given)
+        with device.on(layout.number):
+            return layout.bound(given, stream)
+
+    def _lay_out(self, want, given, before, reduction, normalizer, outs, titles, check, others):
+        placed = [array._replace(owner=k, address=Place(array.address, k)) for k, array in enumerate(given)]
+        call = Call(want, placed, len(self.names), check)
+        self.check_first(call.inputs[0])
+        for name, array in zip(self.names[1:], call.inputs[1:], strict=True):
+            self._check_device(name, array, call)
+            self.check_input(name, array, call.inputs[0])
+        if before > len(self.names):
+            self._take_weights(call, placed[before - 1])
+        call.outs = dict(zip(titles, placed[before:], strict=True))
+        for title, array in call.outs.items():
+            self._check_device(title, array, call)
         with device.on(call.number):
-            self._take_weights(call, sample_weight)
             divisor = self._divisor(call, reduction, normalizer)
             results = self._results(call, reduction, outs)
+            if others:
+                results = (*results, self.others(call, others))
             self.launch(call)
             if call.sums:
                 call.finish(divisor, call.value)
-        return Prepared(call, results)
+        return Layout(call, results)
+
+    def _check_device(self, name, array, call):
+        if array.device != call.number:
+            raise ValueError(f"{self.who}: {name} must be on GPU {call.number}, as {self.names[0]}, got GPU {array.device}")
 
     def numbers(self, precision, length=0):
         """The uniforms, which the precision must be able to hold."""
@@ -164,64 +141,80 @@ class Plan:
 
     def domains(self, call):
         """(input, its closed ends or None) for the kernel to look at."""
-        domains = [(name, self._domains.get(name) if call.checks else None) for name in self.formula.inputs]
-        if call.weights and not call.by_weights:  # looked at as they are added up otherwise
+        domains = [(name, self._domains.get(name) if call.checks else None) for name in self.names]
+        if call.weights:
             domains.append(("weights", arrays.WEIGHTS))
         for name, domain in domains:
             ends = domain and (domain.ends32 if call.precision is F32 else domain.ends64)
             yield name, ends and (*ends, domain.nan_is_outside)
 
-    def check_inputs(self, taken):
-        """The inputs' shapes and dtypes agree."""
-        names, first = self.formula.inputs, taken[0]
+    def check_first(self, first):
+        """Whether the first input is what gradients can be of."""
         if first.code not in ("f32", "f64", "f16", "bf16"):
             raise TypeError(
-                f"{self.who}: {names[0]} must be a floating-point array, got dtype {STORAGES[first.code].raw}: convert it first"
+                f"{self.who}: {self.names[0]} must be a floating-point array, got dtype {STORAGES[first.code].raw}: convert it first"
             )
-        for name, array in zip(names[1:], taken[1:], strict=True):
-            if array.device != first.device:
-                raise ValueError(f"{self.who}: {name} must be on GPU {first.device}, as {names[0]}, got GPU {array.device}")
-            if name in self.formula.differentiable:
-                if array.shape != first.shape:
-                    raise ValueError(
-                        f"{self.who}: {name} must have {names[0]}'s shape {first.shape} to receive a gradient, got {array.shape}"
-                    )
-                if array.code != first.code:
-                    raise TypeError(f"{self.who}: {name} must have {names[0]}'s dtype {first.code}, got {array.code}")
-            elif memory.broadcast(array, first.shape) is None:
-                raise arrays.shape_error(self.who, name, array.shape, names[0], first.shape)
+
+    def check_input(self, name, array, first):
+        """Whether an input agrees with the first one in shape, and in dtype where it has a gradient."""
+        if name in self.formula.differentiable:
+            if array.shape != first.shape:
+                raise ValueError(
+                    f"{self.who}: {name} must have {self.names[0]}'s shape {first.shape} to receive a gradient, got {array.shape}"
+                )
+            if array.code != first.code:
+                raise TypeError(f"{self.who}: {name} must have {self.names[0]}'s dtype {first.code}, got {array.code}")
+        elif memory.broadcast(array, first.shape) is None:
+            raise arrays.shape_error(self.who, name, array.shape, self.names[0], first.shape)
 
     def _take_weights(self, call, given):
-        if given is None:
-            return
-        shape = self.weight_shape(call)
-        call.weights = memory.take(self.who, "sample_weight", given)
+        shape, call.weights = self.weight_shape(call), given
+        self._check_device("sample_weight", given, call)
         if memory.broadcast(call.weights, shape) is None:
-            raise arrays.shape_error(self.who, "sample_weight", call.weights.shape, self.formula.inputs[0], shape)
+            raise self.weight_error("sample_weight", call.weights, shape)
 
     def weight_shape(self, call):
         return call.inputs[0].shape
 
-    def _divisor(self, call, reduction, normalizer):
-        """What the sum is divided by; by how much gradients are scaled goes into the call."""
-        if reduction not in ("mean", "sum", "none"):
+    def weight_error(self, name, array, shape):
+        """What is said of an array that does not broadcast to the weights' shape."""
+        return arrays.shape_error(self.who, name, array.shape, self.names[0], shape)
+
+    def counts_by_weight(self, call):
+        """Whether what a mean divides by is added up on the GPU."""
+        return call.weights is not None
+
+    def add_up_weights(self, call):
+        """Lay out what adds it up."""
+        call.sum_weights(self.weight_shape(call))
+
+    def _check_reduction(self, reduction, normalizer):
+        """The normalizer, as a number unless it is none."""
+        if reduction not in _REDUCTIONS:
             raise ValueError(f"{self.who}: reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
         if normalizer is not None and reduction != "mean":
             raise ValueError(f"{self.who}: normalizer goes with reduction='mean', got reduction={reduction!r}")
-        if call.weights:
-            call.by_weights = reduction == "mean" and normalizer is None
+        is_number = normalizer is not None and not (isinstance(normalizer, str) and normalizer == "samples")
+        return arrays.check_normalizer(self.who, normalizer) if is_number else normalizer
+
+    def _divisor(self, call, reduction, normalizer):
+        """What the sum is divided by; by how much gradients are scaled goes into the call."""
+        call.by_weights = reduction == "mean" and normalizer is None and self.counts_by_weight(call)
+        if reduction == "mean" and normalizer in (None, "samples") and call.want & VALUE and 0 in self.weight_shape(call):
+            said = "the mean of nothing is nan (no elements, or all weights are zero)"
+            warnings.warn(f"{self.who}: {said}", RuntimeWarning, stacklevel=6)
         if call.by_weights:
-            call.sum_weights(self.weight_shape(call), self.slot("weights"))
+            self.add_up_weights(call)
         if reduction != "mean" or call.by_weights:
             return 1.0
         divisor = float(math.prod(self.weight_shape(call)))
         if normalizer is not None and normalizer != "samples":
-            divisor = arrays.check_normalizer(self.who, normalizer)
+            divisor = normalizer
         call.scale = 1 / divisor if divisor else 0.0
         return divisor
 
     def _results(self, call, reduction, outs):
-        """What the caller gets: (value, gradient, Hessian), None where not asked for; the call is told where to write."""
+        """The numbers of what the caller gets: (value, gradient, Hessian), None where not asked for; the call is told where to write."""
         first = call.inputs[0]
         value_out, grad_out, hess_out = outs
         value = grads = hesses = None
@@ -229,55 +222,57 @@ class Plan:
             call.sums = reduction != "none"
             shape = () if call.sums else self.weight_shape(call)
             code = first.code if value_out is not None or not call.sums else call.precision.name
-            call.value = self._output(call, "value_out", value_out, shape, code)
+            call.value = self._output(call, "value_out", shape, code)
             value = call.value.owner
             if not call.sums:
                 call.outputs["value"] = call.value
         if call.want & GRAD:
-            grads = self._each(call, "grad", grad_out)
+            grads = self._each(call, "grad", "grad_out", grad_out)
         if call.want & HESS:
-            hesses = self._each(call, "hess", hess_out)
-        self._check_apart(call)
+            hesses = self._each(call, "hess", "hess_out", hess_out)
         return value, grads, hesses
 
-    def _each(self, call, kind, out):
+    def _each(self, call, kind, title, out, names=None):
         """An output for each differentiable input; a tuple if there are several."""
-        names = self.formula.differentiable
+        names = self.formula.differentiable if names is None else names
         several = len(names) > 1
-        if several and out is not None and (not isinstance(out, tuple | list) or len(out) != len(names)):
-            raise TypeError(f"{self.who}: {kind}_out must be {len(names)} arrays, one for each of {', '.join(names)}")
-        outs = out if several and out is not None else [out] * len(names)
-        for k, (name, one) in enumerate(zip(names, outs, strict=True)):
-            title = f"{kind}_out[{k}]" if several else f"{kind}_out"
-            like = call.inputs[self.formula.inputs.index(name)]
-            call.outputs[f"{kind}_{name}"] = self._output(call, title, one, like.shape, like.code)
+        if out is not None and isinstance(out, tuple | list) != several:
+            wanted = f"{len(names)} arrays, one for each of {', '.join(names)}" if several else "a CUDA array"
+            raise TypeError(f"{self.who}: {title} must be {wanted}, got {type(out).__name__}")
+        if several and out is not None and len(out) != len(names):
+            raise TypeError(
+                f"{self.who}: {title} must be {len(names)} arrays, one for each of {', '.join(names)}, got {len(out)}"
+            )
+        for k, name in enumerate(names):
+            like = call.inputs[self.names.index(name)]
+            call.outputs[f"{kind}_{name}"] = self._output(call, f"{title}[{k}]" if several else title, like.shape, like.code)
         owners = tuple(call.outputs[f"{kind}_{name}"].owner for name in names)
         return owners if several else owners[0]
 
-    def _output(self, call, title, given, shape, code):
+    def _output(self, call, title, shape, code):
         """A new array, or the caller's, which must be of that shape and dtype."""
-        first = call.inputs[0]
-        if given is None:
-            new = call.kind.empty(first, shape, code)
-            return call.kind.take(self.who, title, new)._replace(code=code)
-        array = memory.take(self.who, title, given)
+        array = call.outs.get(title)
+        if array is None:
+            return call.result(shape, code)
         if array.shape != tuple(shape):
             raise ValueError(f"{self.who}: {title} must have shape {tuple(shape)}, got {array.shape}")
         if array.code != code:
             raise ValueError(f"{self.who}: {title} must have dtype {code}, got {array.code}")
-        if _overlaps_itself(array):
+        if overlaps_itself(array):
             raise arrays.overlap_error(self.who, title, "itself")
         return array
 
-    def _check_apart(self, call):
+    def _check_apart(self, names, titles, given):
         """An output may be an input, element for element; it may not otherwise share memory with one, or with another output."""
-        outputs = list(call.outputs.items())
-        for k, (role, array) in enumerate(outputs):
-            for name, other in [*zip(self.formula.inputs, call.inputs, strict=False), *outputs[:k]]:
-                if other.size and array.size and _overlap(array, other):
-                    same = (array.address, array.shape, array.strides) == (other.address, other.shape, other.strides)
-                    if not same or name in call.outputs or array.code != other.code:
-                        raise arrays.overlap_error(self.who, f"the output for {role}", name)
+        extents = [array.extent() for array in given]
+        for k in range(len(names), len(given)):
+            low, high = extents[k]
+            for other in range(k):
+                other_low, other_high = extents[other]
+                if low < other_high and other_low < high and given[k].size and given[other].size:
+                    same = given[k].address == given[other].address and given[k].form() == given[other].form()
+                    if not same or other >= len(names):
+                        raise arrays.overlap_error(self.who, titles[k - len(names)], [*names, *titles][other])
 
     def _check_single(self, numbers):
         for number in numbers:
@@ -290,7 +285,16 @@ class Plan:
                 )
 
 
-def _stream(given):
+def _named(outs):
+    """(title, array) of each array to write into."""
+    for title, out in zip(("value_out", "grad_out", "hess_out"), outs, strict=True):
+        if isinstance(out, tuple | list):
+            yield from ((f"{title}[{k}]", one) for k, one in enumerate(out) if one is not None)
+        elif out is not None:
+            yield title, out
+
+
+def stream_of(given):
     """A stream's address: a whole number, or an object of a library that has one."""
     if isinstance(given, int):
         return given
@@ -303,12 +307,7 @@ def _stream(given):
     raise TypeError(f"stream must be a CUDA stream or its address, got {type(given).__name__}")
 
 
-def _overlap(a, b):
-    (low, high), (other_low, other_high) = a.extent(), b.extent()
-    return low < other_high and other_low < high
-
-
-def _overlaps_itself(array):
+def overlaps_itself(array):
     if array.size == 0:
         return False
     reach = 1

@@ -11,6 +11,7 @@ from ...formula.python import variant_text
 from . import memory, sums, walk
 from .device import Kernel, machine
 from .plan import LETTERS, VALUE, Plan
+from .text import joined
 
 _HEAD = """
 def {name}({arguments}):
@@ -75,7 +76,8 @@ class _Writer:
         self.sums = form.want & VALUE and "value" not in dict(form.outputs)
         self.codes = dict(form.inputs) | ({"weights": form.weights} if form.weights else {})
         self.how = dict(form.how)
-        self.scalar = self.formula.name
+        # Its own name may be that of a function of fastloss.vecmath, which the text calls.
+        self.scalar = f"{self.formula.name}_loss"
 
     def kernel(self):
         form, own = self.form, machine(self.precision)
@@ -100,7 +102,7 @@ class _Writer:
         if any(ends for _, ends in form.domains):
             arguments |= {"flags": "i64*"} | {f"slot_{name}": "i64" for name, ends in form.domains if ends}
         nodes = uniforms(self.traced, list(self.traced.outputs.values()))
-        self.uniforms = list(uniform_names(nodes).values())
+        self.uniforms = [f"{name}_given" for name in uniform_names(nodes).values()]
         return arguments | dict.fromkeys(self.uniforms, real)
 
     def _text(self, name, arguments):
@@ -109,24 +111,24 @@ class _Writer:
         if form.by_weights:
             scale = ["weight_sum = as_one(total_weight[0], total_weight[1])"]
             scale.append("scale = where(weight_sum == real(0), real(0), real(1) / weight_sum)")
-        head = _HEAD.format(name=name, arguments=", ".join(arguments), scale=_joined(scale, 4))
+        head = _HEAD.format(name=name, arguments=", ".join(arguments), scale=joined(scale, 4))
         for single in self.codes:
             if self.how[single] == "one":
-                head += f"    {single} = from_{self.codes[single]}({single}_in[0])\n"
+                head += f"    {single}_one = from_{self.codes[single]}({single}_in[0])\n"
         body = ""
         dense = [name for name in self.codes if self.how[name] == "dense"]
         if width > 1:
             body += _VECTORS.format(
                 width=width,
-                loads=_joined([self._load(name, width) for name in dense], 8),
-                work=_joined([line for k in range(width) for line in self._element(k)] + self._add(width), 8),
-                stores=_joined([self._store(role, code, width) for role, code in form.outputs] or ["pass"], 8),
+                loads=joined([self._load(name, width) for name in dense], 8),
+                work=joined([line for k in range(width) for line in self._element(k)] + self._add(width), 8),
+                stores=joined([self._store(role, code, width) for role, code in form.outputs] or ["pass"], 8),
             )
         steps = walk.offsets([name for name, how in form.how if how == "steps"], form.dims) if form.dims else ["pass"]
         single = [f"{name}_raw0 = {name}_in[{self._place(name)}]" for name in self.codes if self.how[name] != "one"]
         single += self._element(0) + self._add(1)
         single += [f"{role}_out[{self._place(role)}] = to_{code}({role}_0)" for role, code in form.outputs]
-        body += _ELEMENTS.format(offsets=_joined(steps, 8), work=_joined(single, 8))
+        body += _ELEMENTS.format(offsets=joined(steps, 8), work=joined(single, 8))
         return head + body + (_TAIL if self.sums else "")
 
     def _place(self, name):
@@ -138,7 +140,7 @@ class _Writer:
 
     def _element(self, k):
         """The statements for one element of those that were loaded together."""
-        of = {name: name if self.how[name] == "one" else f"{name}_{k}" for name in self.codes}
+        of = {name: f"{name}_one" if self.how[name] == "one" else f"{name}_{k}" for name in self.codes}
         lines = [f"{of[n]} = from_{code}({n}_raw{k})" for n, code in self.codes.items() if self.how[n] != "one"]
         for name, ends in self.form.domains:
             if ends:
@@ -230,7 +232,3 @@ def _width(first, arrays, how):
     dense = [array for name, array in arrays.items() if how[name] == "dense"]
     aligned = all(array.address % min(16, width * array.itemsize) == 0 for array in dense)
     return width if aligned and how[next(iter(how))] == "dense" else 1
-
-
-def _joined(lines, indent):
-    return ("\n" + " " * indent).join(lines)

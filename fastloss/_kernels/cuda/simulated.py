@@ -1,6 +1,8 @@
 """What stands in for a GPU's memory and instructions under Numba's simulator: the host's memory, and NumPy's scalars."""
 
 import ctypes
+import sys
+import threading
 
 import numpy as np
 
@@ -14,7 +16,7 @@ class Pointer:
     """A C pointer: an address, read and written as elements of one type."""
 
     def __init__(self, address, raw):
-        self.address, self.raw = address, raw
+        self.address, self.raw = int(address), raw
         self._c_type, self._scalar = _BY_RAW[raw].c_type, getattr(np, raw)
         self._size = ctypes.sizeof(self._c_type)
 
@@ -35,6 +37,23 @@ def argument(kind, value):
     return getattr(np, STORAGES[kind].raw)(value)
 
 
+def shared_array(original):
+    """The simulator's `cuda.shared.array`, made sure that threads which come to it at once get one array, not one each."""
+    lock = threading.Lock()
+
+    def array(self, shape, dtype, alignment=None):
+        if shape == 0:  # memory that the launch has asked for
+            return original(self, shape, dtype, alignment)
+        caller = sys._getframe(1)
+        key = caller.f_code.co_filename, caller.f_lineno
+        with lock:
+            if key not in self._allocations:
+                self._allocations[key] = np.empty(shape, dtype)
+            return self._allocations[key]
+
+    return array
+
+
 def operations(precision):
     """Memory, conversions and folds across threads, beside the machine's arithmetic."""
     single = np.float32
@@ -49,7 +68,9 @@ def operations(precision):
 
         return write
 
-    integers = {name: getattr(np, name) for name in ("int32", "int64", "uint16", "uint32", "uint64")}
+    integers = {name: getattr(np, name) for name in ("int32", "int64", "uint16")}
+    # Python's own numbers: NumPy's warn where they wrap.
+    integers |= {f"uint{bits}": (lambda i, mask=(1 << bits) - 1: int(i) & mask) for bits in (32, 64)}
     return dict(interpreted(precision).operations) | {
         **{f"vector{width}": vector(width) for width in (2, 4, 8)},
         **{f"put{width}": put(width) for width in (2, 4, 8)},

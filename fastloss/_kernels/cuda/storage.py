@@ -57,6 +57,7 @@ def conversions(precision):
     """
     double = not precision.f32
     texts = {"from_f16": "def from_f16(h):\n    return real(half_from(h))"}
+    texts["to_i64"] = "def to_i64(x):\n    return int64(x)"
     texts["to_f16"] = "def to_f16(x):\n    return half_to(x)"
     for code, storage in STORAGES.items():
         if code in ("f16", "bf16"):

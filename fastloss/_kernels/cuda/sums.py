@@ -18,7 +18,7 @@ def add_to(high, low, x):
 """,
     "fold_block": """
 def fold_block(high, low):
-    heap = cuda.shared.array(2 * THREADS, real)
+    heap = cuda.shared.array(PAIRS, real)
     t = cuda.threadIdx.x
     heap[t] = high
     heap[THREADS + t] = low
@@ -44,7 +44,7 @@ def as_one(high, low):
 @cache
 def functions(precision):
     """The functions above, compiled."""
-    own, made = machine(precision), {"THREADS": device.THREADS}
+    own, made = machine(precision), {"THREADS": device.THREADS, "PAIRS": 2 * device.THREADS}
     for name, text in FUNCTIONS.items():
         made[name] = own.compiled(own.define(text, name, **made))
     return made
@@ -86,11 +86,7 @@ def sum_weights({arguments}):
     low = real(0)
     for i in range(cuda.blockIdx.x * THREADS + cuda.threadIdx.x, count, cuda.gridDim.x * THREADS):
         {offsets}
-        w = from_{code}(weights[at_weights])
-        if not ((w >= real(0)) & (w - w == real(0))):
-            flags[0] = 1
-            flags[slot] = i + 1
-        high, low = add_to(high, low, w)
+        high, low = add_to(high, low, from_{code}(weights[at_weights]))
     high, low = fold_block(high, low)
     if cuda.threadIdx.x == 0:
         partials[2 * cuda.blockIdx.x] = high
@@ -100,10 +96,10 @@ def sum_weights({arguments}):
 
 @cache
 def sum_weights(precision, code, dims):
-    """The kernel that adds up weights of so many dimensions, and reports those that are not finite or below 0."""
+    """The kernel that adds up weights of so many dimensions."""
     real = precision.name
     steps = walk.arguments(["weights"], dims)
-    arguments = {"count": "i64", **steps, "weights": f"{code}*", "partials": f"{real}*", "flags": "i64*", "slot": "i64"}
+    arguments = {"count": "i64", **steps, "weights": f"{code}*", "partials": f"{real}*"}
     offsets = "\n        ".join(walk.offsets(["weights"], dims))
     text = _WEIGHTS.format(code=code, arguments=", ".join(arguments), offsets=offsets)
     return Kernel(precision, "sum_weights", text, arguments.values(), **functions(precision))

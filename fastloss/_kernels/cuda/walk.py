@@ -3,7 +3,7 @@
 
 def arguments(names, dims):
     """The kernel's arguments for a walk over so many dimensions: their lengths but for the first, and every array's strides."""
-    lengths = [f"length{d}" for d in range(1, dims)]
+    lengths = [f"span{d}" for d in range(1, dims)]
     return dict.fromkeys([*lengths, *(f"{name}_step{d}" for name in names for d in range(dims))], "i64")
 
 
@@ -18,7 +18,7 @@ def offsets(names, dims):
         return [f"at_{name} = 0" for name in names]
     lines, rest = [], "i"
     for d in reversed(range(1, dims)):
-        lines += [f"place{d} = {rest} % length{d}", f"rest{d} = {rest} // length{d}"]
+        lines += [f"place{d} = {rest} % span{d}", f"rest{d} = {rest} // span{d}"]
         rest = f"rest{d}"
     lines.append(f"place0 = {rest}")
     return lines + [f"at_{name} = " + " + ".join(f"place{d} * {name}_step{d}" for d in range(dims)) for name in names]

@@ -1,0 +1,89 @@
+"""What was compiled, kept from one process to the next in a folder of the user's own.
+
+Compiled code is run as it is found, so the folder must belong to the user and be open to nobody else. A file is named by what it was
+made from and begins with the checksum of the rest: a damaged one is as good as none. Where nothing can be kept, nothing is.
+"""
+
+import contextlib
+import hashlib
+import os
+import secrets
+import stat
+import warnings
+
+# More than that, and the older half goes.
+MOST_FILES = 1000
+_MOST_BYTES = 64 << 20
+_PRIVATE = os.O_CLOEXEC | os.O_NOFOLLOW
+
+
+def place():
+    """The folder's path: `FASTLOSS_CACHE_DIR` (set to nothing, no folder), or one in the user's cache folder. None if there is none."""
+    wanted = os.environ.get("FASTLOSS_CACHE_DIR")
+    if wanted is not None:
+        return wanted or None
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    if not os.path.isabs(base):  # as the XDG specification has it
+        base = os.path.expanduser(os.path.join("~", ".cache"))
+    return os.path.join(base, "fastloss") if os.path.isabs(base) else None
+
+
+def read(key):
+    """The bytes that were kept under the key, or None."""
+    with contextlib.suppress(OSError), _folder() as folder:
+        file = os.open(key, os.O_RDONLY | _PRIVATE, dir_fd=folder)
+        with open(file, "rb") as opened:
+            found = os.fstat(file)
+            if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_size > _MOST_BYTES:
+                return None
+            checksum, data = opened.read(32), opened.read()
+            return data if hashlib.sha256(data).digest() == checksum else None
+    return None
+
+
+def keep(key, data):
+    """Keep the bytes under the key. Of several who do so at once, each writes a file of its own and the last one stays."""
+    with contextlib.suppress(OSError), _folder(create=True) as folder:
+        beside = f".{os.getpid()}-{secrets.token_hex(8)}"
+        file = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _PRIVATE, 0o600, dir_fd=folder)
+        try:
+            with open(file, "wb") as opened:
+                opened.write(hashlib.sha256(data).digest() + data)
+            os.replace(beside, key, src_dir_fd=folder, dst_dir_fd=folder)
+        except BaseException:
+            os.unlink(beside, dir_fd=folder)
+            raise
+        _thin_out(folder)
+
+
+@contextlib.contextmanager
+def _folder(create=False):
+    """The open folder, looked at after it was opened: what its path leads to may change. OSError if there is none to trust."""
+    path = place()
+    if path is None:
+        raise OSError
+    if create:
+        os.makedirs(path, mode=0o700, exist_ok=True)
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | _PRIVATE)
+    try:
+        found = os.fstat(folder)
+        if found.st_uid != os.geteuid() or found.st_mode & 0o077:
+            if "FASTLOSS_CACHE_DIR" in os.environ:
+                warnings.warn(
+                    f"fastloss: FASTLOSS_CACHE_DIR must be a folder of the user's own that is open to nobody else (mode 700), "
+                    f"got {path!r} of mode {stat.S_IMODE(found.st_mode):o}; nothing is kept there",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+            raise PermissionError(path)
+        yield folder
+    finally:
+        os.close(folder)
+
+
+def _thin_out(folder):
+    names = os.listdir(folder)
+    if len(names) > MOST_FILES:
+        by_age = sorted((os.stat(name, dir_fd=folder, follow_symlinks=False).st_mtime, name) for name in names)
+        for _, name in by_age[: len(names) // 2]:
+            os.unlink(name, dir_fd=folder)

@@ -1,0 +1,335 @@
+"""Formulas of single elements as functions that Numba compiles into a user's own code, inlined, in the precision of the arguments.
+
+A function's text chooses the variant: what was fixed by a Python value is decided while it is written, the special values of other
+hyperparameters (each has a kernel of its own) by comparisons that a user's loop does not repeat. What all elements share is computed
+in double, as the engine does, so the results are the kernels' own to the bit.
+"""
+
+from functools import cached_property
+
+import numpy as np
+from numba import njit, types
+from numba.core.errors import TypingError
+from numba.extending import overload
+
+from ...formula import F32, F64, Flag, Optional, UpdateRule
+from ...formula.emit import uniforms
+from ...formula.graph import FOLDS, walk
+from ...formula.python import uniforms_text, variant_text
+from . import numba_types
+from .machine import INLINED, OPTIONS, compiled
+
+_TILE = 1024
+_LANES = 64
+
+
+class Functions:
+    """The functions of one formula, with some hyperparameters fixed; an object that `@njit` code may mention."""
+
+    names: tuple[str, ...] = ()
+
+    def __init__(self, formula, fixed=None):
+        self.formula = formula
+        self.who = f"{formula.name}.jit"
+        self.fixed = {}
+        for name, value in (fixed or {}).items():
+            if name not in formula.parameters or name == "step":
+                raise TypeError(f"{self.who}: arguments must be among {', '.join(formula.parameters)}, got {name!r}")
+            self.fixed[name] = formula.parameters[name].check(self.who, name, value)
+        for name, domain in formula.parameters.items():
+            if name not in self.fixed and isinstance(domain, Flag | Optional):
+                self.fixed[name] = domain.default
+        self._fix_more()
+        self.arguments = {name: d.default for name, d in formula.parameters.items() if name not in self.fixed}
+        self._scope = {}
+        traced = formula.trace(self.choices[-1])
+        if any(node.op in FOLDS for node in walk(list(traced.outputs.values()))):
+            raise TypeError(f"{self.who}: must be of a formula of single elements, got one with sums over them")
+
+    def _fix_more(self):
+        """Fix what this kind of formula needs fixed besides."""
+
+    def __call__(self, **fixed):
+        """The same functions with these hyperparameters fixed: no arguments any more, but part of the code."""
+        return type(self)(self.formula, {**self.fixed, **fixed})
+
+    def __repr__(self):
+        return f"<{self.who}({', '.join(f'{name}={value!r}' for name, value in self.fixed.items())}): {', '.join(self.names)}>"
+
+    @property
+    def _numba_type_(self):
+        return numba_types.ObjectType(self, self.names)
+
+    @property
+    def choices(self):
+        """The variants to choose from at run time, the general one last."""
+        chosen = {name: self.formula.parameters[name].choice(value) for name, value in self.fixed.items()}
+        names = list(self.formula.parameters)
+        return [
+            choice
+            for choice in self.formula.choices()
+            if all(choice[names.index(name)] == value for name, value in chosen.items())
+        ]
+
+    @cached_property
+    def inputs(self):
+        """The arguments that are elements, by name."""
+        return self.formula.inputs
+
+    def _element(self, want):
+        """A function of elements as text may call it: `(*inputs, *hyperparameters) -> tuple`, made for each precision when used."""
+        if want not in self._scope:
+            arguments = [*self.inputs, *self.arguments]
+            scope = {"make": lambda first: self._compute(want, F32 if first == types.float32 else F64)}
+            stub = _run(f"def {want}({', '.join(arguments)}):\n    raise NotImplementedError", want, {})
+            choose = _run(f"def choose({', '.join(arguments)}):\n    return make({arguments[0]})", "choose", scope)
+            overload(stub, jit_options=INLINED)(choose)
+            self._scope[want] = stub
+        return self._scope[want]
+
+    def _compute(self, want, precision):
+        """`_element` in one precision."""
+        scope, formula = {"double": types.float64}, self.formula
+        lines = [f"def compute({', '.join([*self.inputs, *self.arguments])}):"]
+        slots = [name if i is None else f"{name}[{i}]" for name, i in formula.slots()]
+        numbers = formula.vector({name: domain.default for name, domain in formula.parameters.items()} | self.fixed)
+        given = [
+            f"double({slot if slot.partition('[')[0] in self.arguments else repr(number)})"
+            for slot, number in zip(slots, numbers, strict=True)
+        ]
+        machine = compiled(precision)
+        scope |= {"inf": float("inf"), "nan": float("nan"), "real": machine.operations["real"]}
+        for k, choice in enumerate(self.choices):
+            traced = formula.trace(choice)
+            shared = len(uniforms(traced, list(traced.outputs.values())))
+            text = uniforms_text(traced, "uniforms", formula.source)
+            scope[f"uniforms{k}"] = machine.compiled(compiled(F64).define(text, "uniforms"))
+            roles = self._roles(traced, want)
+            scope[f"formula{k}"] = machine.compiled(machine.define(variant_text(traced, roles, want, formula.source), want))
+            inputs = [f"real({name})" for name in traced.inputs]
+            special = [
+                f"{name} == {value!r}"
+                for name, value in zip(formula.parameters, choice, strict=True)
+                if name in self.arguments and value is not None
+            ]
+            body = [
+                f"shared = uniforms{k}({', '.join([*given, '0.0'])})",
+                f"results = formula{k}({', '.join([*inputs, *(f'real(shared[{i}])' for i in range(shared))])})",
+                f"return {self._shaped(roles)}",
+            ]
+            if special:
+                lines += [f"    if {' and '.join(special)}:", *(f"        {line}" for line in body)]
+            else:
+                lines += [f"    {line}" for line in body]
+        return _run("\n".join(lines), "compute", scope)
+
+    def _roles(self, traced, want):
+        raise NotImplementedError
+
+    def _shaped(self, roles):
+        """The expression for what is returned, from `results`."""
+        return "results"
+
+    def _function(self, name, arguments, lines, scope, defaults=None):
+        """A function for users, compiled by Numba when first called."""
+        defaults = self.arguments if defaults is None else defaults
+        text = "\n".join([f"def {name}({', '.join([*arguments, *(f'{n}={v!r}' for n, v in defaults.items())])}):", *lines])
+        function = _run(text, name, {"inf": float("inf"), **scope})
+        function.__doc__ = f"`{name}` of {self.formula.name}, for `@njit` code."
+        return njit(**INLINED)(function)
+
+    def _scalar(self, name, want):
+        arguments = self.inputs
+        call = ", ".join([*arguments, *self.arguments])
+        return self._function(name, arguments, [f"    return compute({call})"], {"compute": self._element(want)})
+
+
+class LossFunctions(Functions):
+    """A loss's functions of one element, and of arrays.
+
+    `value`, `grad`, `hess`, `value_and_grad`, `grad_and_hess` and `value_grad_hess` take one element of each input and the
+    hyperparameters. float32 is computed in float32, by the first input, all else in float64. Of several differentiable inputs the
+    gradient is a tuple, as elsewhere. `mean` and `mean_value_and_grad` take one-dimensional arrays of one length; the latter writes
+    the mean's gradient into its last array, or arrays. Hyperparameters are not checked against their domains.
+    """
+
+    names = ("value", "grad", "hess", "value_and_grad", "grad_and_hess", "value_grad_hess", "mean", "mean_value_and_grad")
+
+    def _roles(self, traced, want):
+        return self.formula.roles(want)
+
+    def _shaped(self, roles):
+        """One number as it is, several in the tuples that the loss's own methods return."""
+        kinds = {}
+        for k, role in enumerate(roles):
+            kinds.setdefault(role.partition("_")[0], []).append("results" if len(roles) == 1 else f"results[{k}]")
+        return ", ".join(each[0] if len(each) == 1 else f"({', '.join(each)})" for each in kinds.values())
+
+    @cached_property
+    def value(self):
+        return self._scalar("value", "v")
+
+    @cached_property
+    def grad(self):
+        return self._scalar("grad", "g")
+
+    @cached_property
+    def hess(self):
+        return self._scalar("hess", "h")
+
+    @cached_property
+    def value_and_grad(self):
+        return self._scalar("value_and_grad", "vg")
+
+    @cached_property
+    def grad_and_hess(self):
+        return self._scalar("grad_and_hess", "gh")
+
+    @cached_property
+    def value_grad_hess(self):
+        return self._scalar("value_grad_hess", "vgh")
+
+    @cached_property
+    def mean(self):
+        return self._over_arrays("mean", "v", gradients=[])
+
+    @cached_property
+    def mean_value_and_grad(self):
+        several = len(self.formula.differentiable) > 1
+        gradients = [f"grad_{name}" for name in self.formula.differentiable] if several else ["grad_out"]
+        return self._over_arrays("mean_value_and_grad", "vg", gradients)
+
+    def _over_arrays(self, name, want, gradients):
+        """A function of whole arrays: tile by tile, as the engine goes, so that neither the formula nor the sum is done one by one."""
+        inputs = self.inputs
+        arrays = [*inputs, *gradients]
+        result = ", ".join(["value", *([_tuple(f"slope{k}" for k in range(len(gradients)))] if gradients else [])])
+        lines = [
+            f"    count = {inputs[0]}.size",
+            *(f"    check({array!r}, {array}, count)" for array in arrays[1:]),
+            f"    tile, lanes = room({inputs[0]})",
+            "    total, scale = 0.0, real_like(tile, 1.0 / max(count, 1))",
+            f"    for start in range(0, count, {_TILE}):",
+            f"        stop = min(start + {_TILE}, count)",
+            "        for i in range(start, stop):",
+            f"            {result} = compute({', '.join([*(f'{array}[i]' for array in inputs), *self.arguments])})",
+            "            tile[i - start] = value",
+            *(f"            {gradient}[i] = slope{k} * scale" for k, gradient in enumerate(gradients)),
+            "        total += add_up(tile, lanes, stop - start)",
+            "    return total / count if count else nan",
+        ]
+        scope = {"check": _checker(self.who), "room": _room, "real_like": _real_like, "add_up": _add_up, "nan": float("nan")}
+        return self._function(name, arrays, lines, scope | {"compute": self._element(want)})
+
+
+class RuleFunctions(Functions):
+    """An update rule's `step(param, grad, *states, step, *hyperparameters)`, for one element: the new parameter and states, a tuple.
+
+    A rule with numbers that are carried from step to step takes them after `step`. float32 is computed in float32, by the parameter.
+    A hyperparameter whose default decides which states there are is fixed at it, unless it is fixed at something else.
+    """
+
+    names = ("step",)
+
+    def _fix_more(self):
+        for name, domain in self.formula.parameters.items():
+            if name not in self.fixed and domain.choice(domain.default) is not None:
+                self.fixed[name] = domain.default
+
+    @property
+    def choices(self):
+        values = {name: domain.default for name, domain in self.formula.parameters.items()} | self.fixed
+        return [self.formula.choice(values)]
+
+    @cached_property
+    def inputs(self):
+        return tuple(self.formula.trace(self.choices[0]).inputs)
+
+    def _roles(self, traced, want):
+        return list(traced.outputs)
+
+    @cached_property
+    def step(self):
+        arguments = [*self.inputs, *(name for name in self.arguments if name == "step" or name in self.formula.carried)]
+        call = ", ".join([*self.inputs, *self.arguments])
+        defaults = {name: value for name, value in self.arguments.items() if name not in arguments}
+        lines = [f"    return compute({call})"]
+        return self._function("step", arguments, lines, {"compute": self._element("step")}, defaults)
+
+
+def functions(formula):
+    """The functions of a formula, none of its hyperparameters fixed but those that decide what is computed."""
+    return RuleFunctions(formula) if isinstance(formula, UpdateRule) else LossFunctions(formula)
+
+
+def _run(text, name, scope):
+    """The function that the text defines."""
+    exec(compile(text, f"<fastloss {name}>", "exec"), scope)
+    return scope[name]
+
+
+def _tuple(parts):
+    parts = list(parts)
+    return parts[0] if len(parts) == 1 else f"({', '.join(parts)})"
+
+
+# --- what whole arrays take ---------------------------------------------------------------------------------------------------
+
+
+def _checker(who):
+    """A function `check(name, array, count)` that raises the house's errors."""
+    message = f"{who}: arrays must have one length"
+
+    def stub(name, array, count):
+        raise NotImplementedError
+
+    @overload(stub)
+    def check(name, array, count):
+        if not isinstance(array, types.Array) or array.ndim != 1:
+            raise TypingError(f"{who}: arrays must have one dimension, got {array}")
+
+        def look(name, array, count):
+            if array.size != count:
+                raise ValueError(message)
+
+        return look
+
+    return stub
+
+
+def _room(array):
+    """Memory for a tile of values, and for the lanes of their sum."""
+    raise NotImplementedError
+
+
+@overload(_room)
+def _make_room(array):
+    dtype = np.float32 if array.dtype == types.float32 else np.float64
+    return lambda array: (np.empty(_TILE, dtype), np.empty(_LANES))  # in double: float32's could overflow
+
+
+def _real_like(tile, number):
+    """The number in the precision of the tile."""
+    raise NotImplementedError
+
+
+@overload(_real_like)
+def _make_real(tile, number):
+    real = tile.dtype
+    return lambda tile, number: real(number)
+
+
+@njit(**OPTIONS)
+def _add_up(tile, lanes, count):
+    """The sum of a tile's first numbers, side by side."""
+    lanes[:] = 0
+    whole = count - count % _LANES
+    for start in range(0, whole, _LANES):
+        for lane in range(_LANES):
+            lanes[lane] += tile[start + lane]
+    total = 0.0
+    for lane in range(_LANES):
+        total += lanes[lane]
+    for k in range(whole, count):
+        total += tile[k]
+    return total

@@ -1,0 +1,91 @@
+"""From LLVM's assembly language to functions in memory, by llvmlite: compiled once, kept, and loaded from then on.
+
+For the same level of the processor as the built-in kernels, so that both round alike. What is kept is the object code, a plain file
+that LLVM loads again without compiling.
+"""
+
+import hashlib
+import platform
+from functools import cache
+
+from ...formula.assembly import Processor
+from ..engine import ISA
+from . import cache as kept
+
+# Counts up when the way from the text to object code changes.
+_FORMAT = 1
+
+
+@cache
+def _llvm():
+    """llvmlite's binding, made ready; ImportError that names the extra."""
+    try:
+        import llvmlite.binding as llvm
+    except ImportError as missing:
+        raise ImportError(
+            "fastloss: a formula of one's own is compiled by llvmlite, which must be installed (pip install 'fastloss[jit]'), "
+            f"got: {missing}"
+        ) from missing
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    return llvm
+
+
+@cache
+def processor():
+    """What the built-in kernels take the processor for."""
+    if ISA.startswith("x86-64"):
+        return Processor(has_fma=ISA[-1] > "2", attributes=f'nounwind "prefer-vector-width"="{512 if ISA[-1] == "4" else 256}"')
+    return Processor(has_fma=platform.machine() in ("aarch64", "arm64"))
+
+
+@cache
+def _target():
+    """What LLVM compiles for: its name and the features of it that count."""
+    llvm = _llvm()
+    if ISA.startswith("x86-64"):
+        return ISA, ""
+    if platform.machine() in ("x86_64", "AMD64"):
+        return "x86-64", ""
+    return llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
+
+
+def _machine():
+    llvm = _llvm()
+    cpu, features = _target()
+    return llvm.Target.from_default_triple().create_target_machine(cpu=cpu, features=features, opt=3, jit=True)
+
+
+class Library:
+    """The functions that a text defines, in memory for as long as this lives."""
+
+    def __init__(self, text):
+        llvm, machine = _llvm(), _machine()
+        versions = [_FORMAT, llvm.llvm_version_info, llvm.get_default_triple(), *_target()]
+        key = hashlib.sha256("\n".join([*map(str, versions), text]).encode()).hexdigest()
+        code = kept.read(key)
+        if code is None:
+            code = _compile(text, machine)
+            kept.keep(key, code)
+        self._engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
+        self._engine.add_object_file(llvm.ObjectFileRef.from_data(code))
+        self._engine.finalize_object()
+
+    def address(self, name):
+        return self._engine.get_function_address(name)
+
+
+def _compile(text, machine):
+    return machine.emit_object(optimised(text, machine))
+
+
+def optimised(text, machine):
+    """The text's module as it is translated."""
+    llvm = _llvm()
+    module = llvm.parse_assembly(text)
+    module.verify()
+    options = llvm.create_pipeline_tuning_options(speed_level=3)
+    options.loop_vectorization = options.slp_vectorization = True
+    builder = llvm.create_pass_builder(machine, options)
+    builder.getModulePassManager().run(module, builder)
+    return module

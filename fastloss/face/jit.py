@@ -1,0 +1,33 @@
+"""How a loss and an optimizer come by their functions for `@njit` code."""
+
+from typing import Any
+
+from ..formula import BlockFormula, RowFormula
+
+
+class Jit:
+    """The attribute `jit`: made when it is first used, for Numba is an extra."""
+
+    def __init__(self, doc):
+        self.__doc__ = doc
+
+    def __get__(self, instance: Any, owner: Any) -> Any:
+        holder = instance if hasattr(instance, "formula") else owner
+        formula = getattr(holder, "formula", None) or getattr(holder, "rule", None)
+        if formula is None:  # of the class itself: the documentation
+            return self
+        if "_jit" not in vars(holder):
+            holder._jit = _functions(formula)
+        return holder._jit
+
+
+def _functions(formula):
+    if isinstance(formula, RowFormula | BlockFormula):
+        raise AttributeError(f"{formula.name}: jit must be that of a loss of single elements, got one of whole rows")
+    try:
+        from .._kernels.jit.functions import functions
+    except ImportError as missing:
+        raise ImportError(
+            f"{formula.name}.jit: Numba must be installed (pip install 'fastloss[jit]'), got: {missing}"
+        ) from missing
+    return functions(formula)

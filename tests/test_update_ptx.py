@@ -1,0 +1,77 @@
+"""The update kernels compiled for GPUs, where there is none: what their assembly must not hold."""
+
+import re
+
+import pytest
+from cuda_simulator import INSTALLED, SIMULATED, looks_at_tensors
+from rules import RULES
+
+import fastloss as fl
+
+pytestmark = pytest.mark.skipif(not INSTALLED or SIMULATED, reason="needs numba-cuda, and not its simulator")
+
+NAMES = [name for name in RULES if not looks_at_tensors(name)]
+# A group's kernels: of plain float32, and of all that a mixture may hold.
+MIXTURES = {
+    "float32": {"param": "f32", "grad": "f32", "state": "f32", "width": 4},
+    "halves": {"param": "bf16", "grad": "f16", "state": "bf16", "average": "f32", "copy": "f16", "dithers": True, "width": 8},
+    "compensated": {"param": "f16", "grad": "f16", "state": "f32", "remainder": True, "width": 1},
+}
+
+
+def kernel_of(name, param, grad, state, width, remainder=False, average=None, copy=None, dithers=False):
+    from fastloss._kernels.cuda.updates import Mixture, Variant
+
+    rule = getattr(fl, name).rule
+    values = {"step": None, **dict.fromkeys(rule.carried)}
+    values |= {hyper: domain.default for hyper, domain in rule.hyperparameters.items()}
+    variant = Variant(rule, rule.choice(values))
+    states = (state,) * (len(variant.traced.outputs) - 1)
+    return variant, variant.kernel(Mixture(param, grad, states, remainder, average, copy, dithers, width))
+
+
+def assert_single(kernel, capability):
+    text = kernel.ptx(capability)
+    assert f".target sm_{capability[0]}{capability[1]}" in text
+    assert ".f64" not in text
+    assert not re.search(r"\bcall\b", text)
+    return text
+
+
+@pytest.mark.parametrize("capability", [(8, 0), (9, 0)], ids=["sm_80", "sm_90"])
+@pytest.mark.parametrize("name", NAMES)
+def test_float32_kernels_have_no_double(name, capability):
+    text = assert_single(kernel_of(name, **MIXTURES["float32"])[1], capability)
+    assert "ld.global.v4.f32" in text
+    assert "st.global.v4.f32" in text
+
+
+@pytest.mark.parametrize("mixture", ["halves", "compensated"])
+@pytest.mark.parametrize("name", ["SGD", "AdamW"])
+def test_nor_have_those_of_halves(name, mixture):
+    assert_single(kernel_of(name, **MIXTURES[mixture])[1], (9, 0))
+
+
+@pytest.mark.parametrize("capability", [(8, 0), (9, 0)], ids=["sm_80", "sm_90"])
+def test_nor_has_the_norm(capability):
+    from fastloss._kernels.cuda.updates import measure
+    from fastloss.formula.definition import F32
+
+    for code, width in (("f32", 4), ("bf16", 8)):
+        assert_single(measure(F32, code, width), capability)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_goes_before_compiles(name):
+    from fastloss._kernels.cuda.updates import advance
+
+    variant, _ = kernel_of(name, **MIXTURES["float32"])
+    assert ".f64" in advance((variant,)).ptx((8, 0))
+
+
+def test_the_rest_compiles():
+    from fastloss._kernels.cuda.updates import convert, measure, total
+    from fastloss.formula.definition import F64
+
+    for kernel in (total(), measure(F64, "f64", 2), convert("f64", "bf16"), convert("f16", "f32")):
+        assert kernel.name in kernel.ptx((9, 0))
