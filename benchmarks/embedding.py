@@ -1,7 +1,8 @@
 """fastloss inside other programs, against what a program would hold instead: python benchmarks/embedding.py [--quick] [--only NAME]
 
-The rows are read as those of peers.py. Of a user's own loss the peer is the built-in one; of functions for `@njit` code it is the same
-formula typed by hand. First calls are those of a new process whose libraries are imported; "cold" finds nothing compiled.
+The rows are read as those of peers.py. Of a user's own loss the peer is the built-in one; of functions for `@njit` code, and of
+cimported ones, it is the same formula typed by hand. First calls are those of a new process whose libraries are imported; "cold"
+finds nothing compiled. The rows of the C header, of the C table and of SciPy are in compiled_roads.py.
 The exit status counts the bars missed.
 """
 
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 
+import compiled_roads
 import numpy as np
 from suite.inputs import inputs, outputs
 from table import Bar, Table
@@ -176,6 +178,7 @@ ROWS = [
         for by_hand in BY_HAND
         if importlib.util.find_spec("numba")
     ),
+    *compiled_roads.ROWS,
 ]
 
 

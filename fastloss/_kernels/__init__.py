@@ -3,7 +3,9 @@
 `generate.py` writes `tiles.pyx` at build time; it is compiled once per level of the processor, and `levels.py` picks one at
 import. `tilework.pxi` is the part of a tile's work that no formula knows: loading, scaling, storing, summing. `driver.pxi` walks,
 `rows.pxi` walks whole rows (`row_calls.pxi`: what a call gives it and gets), `sweep.pxi` steps the tensors of an optimizer,
-`pool.c` are the threads. `blocks.py`, `linear.py` and `centers.py` go through rows that share arrays, block by block.
+`line.pxi` goes along a direction, `c_calls.pxi` is the engine for C, `pool.c` are the threads. `kinds.py` knows the arrays of other
+libraries. `blocks.py`, `linear.py` and `centers.py` go through rows that share arrays, block by block. `generate_header.py` writes
+the C header.
 """
 
 import os

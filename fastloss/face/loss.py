@@ -49,6 +49,9 @@ class Loss:
     check : bool
         Look for data outside the formula's domain before anything is written; False skips that pass over the data.
 
+    Arrays of PyTorch (on the processor), JAX, pandas and Polars may be given too, and results are of the first input's kind. What
+    autograd knows of a tensor stays behind; a tensor may be an output.
+
     Gradients are those of the reduced value, of each own element under ``reduction="none"``. Results have the first input's
     dtype; float16 and bfloat16 are computed in float32 and rounded once. Sums are accumulated in double (float32 losses by sixteen,
     in float32, before), in an order that does not depend on the number of threads.

@@ -47,8 +47,9 @@ class Optimizer:
     params : numpy.ndarray, list, dict, or list of groups
         The arrays to train: one, several, several by name, or a list of dictionaries that hold ``"params"`` and hyperparameters
         of their own. float32 and float64 keep their precision; float16 and bfloat16 are computed in float32 and rounded once per
-        step. No array may be there twice, be read-only, or share memory with another. Or all of them are contiguous CUDA arrays
-        on one GPU (of CuPy, PyTorch, Numba); states and gradients are then too.
+        step. No array may be there twice, be read-only, or share memory with another. PyTorch tensors on the processor are taken
+        for the memory that they hold. Or all of them are contiguous CUDA arrays on one GPU (of CuPy, PyTorch, Numba); states and
+        gradients are then too.
     state_dtype : dtype or dict, optional
         What the states are kept in: float64, float32, float16 or bfloat16, for all or by the state's name. By default float64 for
         parameters of float64, else float32.

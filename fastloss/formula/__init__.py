@@ -2,8 +2,8 @@
 
 `graph` holds the symbols, `primitives` the functions a formula may call, `domains` what its arguments may be, `definition` the
 tracing, `blocks` losses made of a row loss and arrays that rows share, `derive` the derivatives (`rows` those of folds over a
-row), `contract` and `emit` the text of kernels, `oracle` the value to 50 digits. Nothing here imports anything else of fastloss,
-nor anything beyond the standard library (the oracle: mpmath).
+row), `contract`, `emit` and `c` the text of kernels and of the C header, `oracle` the value to 50 digits. Nothing here imports
+anything else of fastloss, nor anything beyond the standard library (the oracle: mpmath).
 """
 
 from .blocks import BlockFormula, NearestCenterFormula
