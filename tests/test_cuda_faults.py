@@ -120,12 +120,12 @@ def test_08_outputs_that_overlap():
     refuses(ValueError, "huber: grad_out must not share memory with itself", huber, grad_out=Lent(own))
     whole = Lent(memory)
     pred, shifted = part(whole, memory[:12].reshape(3, 4)), part(whole, memory[1:13].reshape(3, 4))
-    said = "huber: the output for grad_pred must not share memory with "
+    said = "huber: grad_out must not share memory with "
     with pytest.raises(ValueError, match=f"{said}pred"):
         huber(pred=pred, grad_out=shifted)
-    with pytest.raises(ValueError, match="huber: the output for grad_pred must not share memory with value"):
+    with pytest.raises(ValueError, match="huber: grad_out must not share memory with value"):
         huber(value_out=pred, grad_out=shifted, reduction="none")
-    with pytest.raises(ValueError, match="huber: the output for grad_pred must not share memory with sample_weight"):
+    with pytest.raises(ValueError, match="huber: grad_out must not share memory with sample_weight"):
         huber(sample_weight=pred, grad_out=shifted)
     assert (host(whole) == SENTINEL).all()
 

@@ -51,6 +51,7 @@ class Layout:
 
     def __init__(self, call, results):
         self.number, self.kind, self.results = call.number, call.kind, results
+        self.is_of_nothing = call.is_of_nothing
         self.new = [(array.shape, array.code) for array in call.new]
         if call.room:
             # The numbers beside results, in one piece.
@@ -96,7 +97,7 @@ class Call:
         self.kind, self.number = first.kind, first.device
         self.precision = F64 if first.code == "f64" else F32
         self.outputs, self.weights, self.by_weights = {}, None, False
-        self.scale, self.total_weight, self.sums = 1.0, None, False
+        self.scale, self.total_weight, self.sums, self.is_of_nothing = 1.0, None, False, False
         self.given, self.new, self.room, self.launches = given, [], 0, []
         self.count = first.size
 

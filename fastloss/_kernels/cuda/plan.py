@@ -76,7 +76,7 @@ class Plan:
         before = len(given)
         titles = ()
         if outs[0] is not None or outs[1] is not None or outs[2] is not None:
-            named = list(_named(outs))
+            named = list(_named(outs, len(self.formula.differentiable) > 1))
             titles = tuple(title for title, _ in named)
             for title, out in named:
                 given.append(memory.take(who, title, out))
@@ -88,6 +88,9 @@ class Plan:
             if len(self._layouts) >= MOST_LAYOUTS:
                 self._layouts.clear()
             self._layouts[key] = layout
+        if layout.is_of_nothing:
+            said = "the mean of nothing is nan (no elements, or all weights are zero)"
+            warnings.warn(f"{self.who}: {said}", RuntimeWarning, stacklevel=5)
         if titles:
             self._check_apart([*names, "sample_weight"][:before], titles, given)
         with device.on(layout.number):
@@ -200,9 +203,8 @@ class Plan:
     def _divisor(self, call, reduction, normalizer):
         """What the sum is divided by; by how much gradients are scaled goes into the call."""
         call.by_weights = reduction == "mean" and normalizer is None and self.counts_by_weight(call)
-        if reduction == "mean" and normalizer in (None, "samples") and call.want & VALUE and 0 in self.weight_shape(call):
-            said = "the mean of nothing is nan (no elements, or all weights are zero)"
-            warnings.warn(f"{self.who}: {said}", RuntimeWarning, stacklevel=6)
+        nothing = reduction == "mean" and normalizer in (None, "samples") and 0 in self.weight_shape(call)
+        call.is_of_nothing = bool(nothing and call.want & VALUE)
         if call.by_weights:
             self.add_up_weights(call)
         if reduction != "mean" or call.by_weights:
@@ -285,10 +287,10 @@ class Plan:
                 )
 
 
-def _named(outs):
-    """(title, array) of each array to write into."""
+def _named(outs, several):
+    """(title, array) of each array to write into; `several` says whether each output is an array for each of several inputs."""
     for title, out in zip(("value_out", "grad_out", "hess_out"), outs, strict=True):
-        if isinstance(out, tuple | list):
+        if several and isinstance(out, tuple | list):
             yield from ((f"{title}[{k}]", one) for k, one in enumerate(out) if one is not None)
         elif out is not None:
             yield title, out

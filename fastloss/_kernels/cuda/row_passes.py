@@ -69,7 +69,7 @@ class RowPasses:
         def use(names, width):
             terms = [f"{names[element]}_{e}" for e in range(width)]
             lines = [f"top = {_in_pairs('maximum({}, {})', terms)}", f"if not top <= {peak}_most:"]
-            lines += indented([share(f"{peak}_most", "top", "less"), *shrink(), f"{peak}_most = top"])
+            lines += indented([share(f"{peak}_most", "top", "less"), *shrink(), f"{peak}_most = maximum({peak}_most, top)"])
             lines += [share(term, f"{peak}_most", e) for e, term in enumerate(terms)]
             for fold in folds:
                 sum_of = _in_pairs("({} + {})", [f"{fold}_{e}" for e in range(width)])
