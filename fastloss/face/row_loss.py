@@ -107,7 +107,7 @@ class RowLoss(Loss):
         else:
             there, key = self.formula.inputs[:count], count
         on_device = type(inputs[0]) is not np.ndarray and arrays.on_device(inputs[0])
-        if self.formula.is_soft and _are_probabilities(inputs[self._label], inputs[0]):
+        if self.formula.is_soft and _are_probabilities(self.__name__, self.formula.label, inputs[self._label], inputs[0]):
             there, key = (*there, PROBABILITIES), (PROBABILITIES, key)
         if on_device:
             return self._plan_on_device(parameters, there, along), inputs
@@ -191,10 +191,12 @@ class RowLoss(Loss):
         return min(max(value.__index__(), -(2**31)), 2**31 - 1) if name == "axis" else value.__index__()
 
 
-def _are_probabilities(target, logits):
+def _are_probabilities(who, name, target, logits):
     """Whether the target holds a number for each logit: as many dimensions, and floating."""
     if arrays.on_device(target):
-        return "float" in str(target.dtype) and len(target.shape) == len(logits.shape)
+        take = load_cuda(who).memory.take
+        taken, dims = take(who, name, target), len(take(who, "", logits).shape) if arrays.on_device(logits) else np.ndim(logits)
+        return taken.code[0] in "fb" and len(taken.shape) == dims
     if type(target) is not np.ndarray:
         target = np.asarray(target)
     if target.dtype.kind in "iub":
