@@ -15,6 +15,10 @@ from . import cuda_simulator, inputs
 
 if not cuda_simulator.INSTALLED or cuda_simulator.SIMULATED:
     pytest.skip("the simulator compiles nothing" if cuda_simulator.SIMULATED else "needs numba-cuda", allow_module_level=True)
+from numba.cuda.cudadrv import nvvm
+
+if not nvvm.is_available():
+    pytest.skip("needs NVIDIA's compiler: pip install 'fastloss[cuda]'", allow_module_level=True)
 
 # A thread, a warp, a block for each row.
 LENGTHS = (3, 64, 4096)
