@@ -198,7 +198,9 @@ class RowLoss(Loss):
 def _are_probabilities(who, name, target, logits):
     """Whether the target holds a number for each logit: as many dimensions, and floating."""
     if arrays.on_device(target):
-        return "float" in str(target.dtype) and len(target.shape) == len(logits.shape)
+        take = load_cuda(who).memory.take
+        taken, dims = take(who, name, target), len(take(who, "", logits).shape) if arrays.on_device(logits) else np.ndim(logits)
+        return taken.code[0] in "fb" and len(taken.shape) == dims
     if type(target) is not np.ndarray:
         target = kinds.as_numpy(who, name, target)
     if target.dtype.kind in "iub":

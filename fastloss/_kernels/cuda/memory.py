@@ -210,7 +210,9 @@ class Exchanged(Kind):
     name = "DLPack"
 
     def take(self, who, name, value):
-        return self.placed(who, name, *_from_dlpack(value))
+        *found, is_bfloat16 = _from_dlpack(value)
+        array = self.placed(who, name, *found)
+        return array._replace(code="bf16") if is_bfloat16 else array
 
 
 class _Tensor(ctypes.Structure):
@@ -230,21 +232,27 @@ class _Tensor(ctypes.Structure):
     )
 
 
-_DLPACK_KINDS = {0: "i", 1: "u", 2: "f", 6: "b"}
+# What NumPy calls them. Of bool and bfloat16 it is told that they are whole numbers.
+_BFLOAT16 = 4
+_DLPACK_KINDS = {0: "i", 1: "u", 2: "f", _BFLOAT16: "u", 6: "u"}
 
 
 def _from_dlpack(value):
-    """(owner, address, shape, strides in bytes, dtype, device) of an array; the capsule keeps it alive and is not consumed."""
+    """(owner, address, shape, strides in bytes, dtype, device, whether its numbers are bfloat16) of an array.
+
+    The capsule keeps it alive and is not consumed.
+    """
     capsule = value.__dlpack__()
     pointer = ctypes.pythonapi.PyCapsule_GetPointer
     pointer.restype, pointer.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
     tensor = _Tensor.from_address(pointer(capsule, b"dltensor"))
     size = tensor.bits // 8
     kind = _DLPACK_KINDS.get(tensor.kind, "V")
-    dtype = np.dtype(f"{'u' if kind == 'b' else kind}{size}") if tensor.lanes == 1 else np.dtype(f"V{size}")
+    dtype = np.dtype(f"{kind}{size}") if tensor.lanes == 1 else np.dtype(f"V{size}")
     shape = tuple(tensor.shape[d] for d in range(tensor.ndim))
     strides = tuple(tensor.strides[d] * size for d in range(tensor.ndim)) if tensor.strides else None
-    return (value, capsule), (tensor.data or 0) + tensor.byte_offset, shape, strides, dtype, tensor.device_id
+    address = (tensor.data or 0) + tensor.byte_offset
+    return (value, capsule), address, shape, strides, dtype, tensor.device_id, tensor.kind == _BFLOAT16
 
 
 _KINDS = {"numba": Numba(), "cupy": CuPy(), "torch": Torch(), "jax": Jax(), "jaxlib": Jax()}
