@@ -9,8 +9,6 @@ import os
 
 import pytest
 
-import fastloss as fl
-
 SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"
 HAS_NUMBA = importlib.util.find_spec("numba_cuda") is not None
 
@@ -26,14 +24,6 @@ def _has_gpu():
 
 HAS_GPU = _has_gpu()
 on_gpu = pytest.mark.skipif(not HAS_NUMBA or not (SIMULATED or HAS_GPU), reason="without a GPU test_simulator.py runs it")
-
-
-def looks_at_tensors(name, **hyper):
-    """Whether a rule sums over its tensors with these hyperparameters, which no GPU does yet."""
-    rule = getattr(fl, name).rule
-    values = {hyper: domain.default for hyper, domain in rule.hyperparameters.items()} | hyper
-    choice = rule.choice({"step": None, **dict.fromkeys(rule.carried), **values})
-    return rule.layout(rule.trace(choice)) is not None
 
 
 def cuda():
