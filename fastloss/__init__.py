@@ -7,7 +7,18 @@ Losses (`fastloss.losses`) take NumPy arrays and return value, gradient and diag
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from .face import BlockLoss, LinePoint, Loss, NearestCenterLoss, Optimizer, RowLoss, SparseRows, StepResult, line_search
+from .face import (
+    BlockLoss,
+    LinePoint,
+    Loss,
+    NearestCenterLoss,
+    Optimizer,
+    RowLoss,
+    SparseRows,
+    StepResult,
+    check_device,
+    line_search,
+)
 from .face.own import loss, update_rule
 from .formula import (
     Class,
@@ -89,6 +100,7 @@ __all__ = [
     "StepResult",
     "WeightAverage",
     "accumulate",
+    "check_device",
     "check_loss",
     "clip_grad_adaptive",
     "clip_grad_norm",

@@ -1,11 +1,6 @@
-"""A layer before a row loss on a GPU, in Numba's simulator: its products by libraries that stand in for CuPy and PyTorch, on the host.
-
-The simulator is chosen before Numba is imported: a second process runs the tests.
-"""
+"""A layer before a row loss on a GPU, in Numba's simulator: its products by libraries that stand in for CuPy and PyTorch, on the host."""
 
 import itertools
-import os
-import subprocess
 import sys
 import types
 
@@ -16,23 +11,9 @@ from test_blocks import IGNORED, call, draw, settings
 
 import fastloss as fl
 
-pytest.importorskip("numba_cuda")
-SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"
-simulated = pytest.mark.skipif(not SIMULATED, reason="runs in the second process")
+from .cuda_simulator import SIMULATED, simulated
+
 NAME = "linear_cross_entropy"
-
-
-@pytest.mark.skipif(SIMULATED, reason="this is the second process")
-def test_in_the_simulator():
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__],
-        env=os.environ | {"NUMBA_ENABLE_CUDASIM": "1"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
 
 
 # --- stand-ins ------------------------------------------------------------------------------------------------------------
@@ -247,3 +228,23 @@ def test_libraries_without_products_and_losses_of_the_host():
             loss(*given)
     with pytest.raises(TypeError, match="host's memory"):
         fl.kmeans.assign(x, centers)
+
+
+@pytest.mark.skipif(SIMULATED, reason="needs a GPU")
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16", "float16"])
+def test_on_a_gpu(dtype):
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
+    arrays = draw(fl.linear_cross_entropy.formula, 200, ("bias",), features=64, shared=500, ignored=True)
+    real = getattr(torch, dtype)
+    given = {n: torch.tensor(a, device="cuda", dtype=real if a.dtype.kind == "f" else None) for n, a in arrays.items()}
+    exact = {n: t.double().cpu().numpy() if t.is_floating_point() else t.cpu().numpy() for n, t in given.items()}
+    value, grads = call(NAME, given)
+    expected = call(NAME, exact)
+    tolerance = {"float64": 1e-12, "float32": 1e-4, "float16": 2e-3, "bfloat16": 2e-2}[dtype]
+    assert float(value) == pytest.approx(expected[0], rel=tolerance)
+    for mine, other in zip(grads, expected[1], strict=True):
+        assert mine.dtype == real
+        found = mine.double().cpu().numpy()
+        np.testing.assert_allclose(found, other, rtol=tolerance, atol=tolerance * np.abs(other).max())

@@ -6,12 +6,13 @@ import pickle
 
 import numpy as np
 import pytest
-from cuda_simulator import SIMULATED, cuda, on_gpu, to_gpu, to_host
 from rules import RULES, VARIANTS, draw, ident
 
 import fastloss as fl
 
-pytestmark = on_gpu
+from .cuda_simulator import SIMULATED, cuda, needed, to_gpu, to_host
+
+pytestmark = needed
 
 STEPS = 3
 SHAPES = ((3, 47), (5,), ())  # more than one chunk of the simulator's; less than a vector

@@ -1,4 +1,4 @@
-"""The tests of CUDA arrays, on a machine without a GPU: each file in a process of its own, under Numba's simulator."""
+"""The CUDA engine's tests under Numba's simulator, which takes an interpreter that was started for it."""
 
 import os
 import subprocess
@@ -6,23 +6,19 @@ import sys
 from pathlib import Path
 
 import pytest
-from cuda_simulator import HAS_GPU, HAS_NUMBA, SIMULATED
 
-FILES = sorted(Path(__file__).parent.glob("test_cuda*.py"))
+from . import cuda_simulator
+
+FOLDER = Path(__file__).parent
+MODULES = [path.name for path in sorted(FOLDER.glob("test_cuda*.py"))]
 
 
-@pytest.mark.skipif(not HAS_NUMBA, reason="needs numba-cuda, of the extra `cuda`")
-@pytest.mark.skipif(SIMULATED or HAS_GPU, reason="they run by themselves")
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_under_the_simulator(file):
-    arguments = ["-m", "pytest", "-q", "-p", "no:cacheprovider", str(file)]
-    done = subprocess.run(
-        [sys.executable, *arguments],
-        env=os.environ | {"NUMBA_ENABLE_CUDASIM": "1"},
-        cwd=file.parent,
-        capture_output=True,
-        text=True,
-        timeout=1800,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-10_000:] + done.stderr[-2000:]
+@pytest.mark.skipif(cuda_simulator.SIMULATED, reason="this is the simulator's run")
+@pytest.mark.skipif(not cuda_simulator.INSTALLED, reason="needs numba-cuda: pip install 'fastloss[cuda]'")
+@pytest.mark.parametrize("module", MODULES)
+def test_under_the_simulator(module):
+    environment = os.environ | {"NUMBA_ENABLE_CUDASIM": "1"}
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(FOLDER / module)]
+    run = subprocess.run(command, cwd=FOLDER.parent, env=environment, capture_output=True, text=True, timeout=900, check=False)
+    assert run.returncode == 0, run.stdout[-10_000:] + run.stderr[-2_000:]
+    assert " passed" in run.stdout, "nothing was run"

@@ -3,12 +3,13 @@
 import re
 
 import pytest
-from cuda_simulator import HAS_NUMBA, SIMULATED
 from rules import RULES
 
 import fastloss as fl
 
-pytestmark = pytest.mark.skipif(not HAS_NUMBA or SIMULATED, reason="needs numba-cuda, and not its simulator")
+from .cuda_simulator import INSTALLED, SIMULATED
+
+pytestmark = pytest.mark.skipif(not INSTALLED or SIMULATED, reason="needs numba-cuda, and not its simulator")
 
 # A group's kernels: of plain float32, and of all that a mixture may hold.
 MIXTURES = {

@@ -56,7 +56,7 @@ def as_array(who, name, value):
             f"{who}: {name} must be a plain array, got a masked array (its mask would be lost): pass weights instead"
         )
     if on_device(value):
-        raise TypeError(f"{who}: {name} must be in the host's memory, as the others are, got an array in a GPU's")
+        raise TypeError(f"{who}: {name} must be in the host's memory, as the others are, got a CUDA array")
     array = kinds.as_numpy(who, name, value)
     if not (is_floating(array.dtype) or array.dtype.kind in "iub"):
         raise TypeError(

@@ -6,7 +6,7 @@ stand bare, and only the formula remains (see `_kernels/generate.py`). Those tha
 
 from .block_loss import BlockLoss, NearestCenterLoss, center_loss, linear_loss, nearest_center_loss
 from .line import LinePoint, line_search
-from .loss import Loss, bound, loss
+from .loss import Loss, bound, check_device, loss
 from .optimizer import Optimizer, StepResult, update_rule
 from .parameters import SparseRows
 from .row_loss import RowLoss, row_loss

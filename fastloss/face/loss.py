@@ -246,6 +246,29 @@ def load_cuda(who):
     return cuda
 
 
+def check_device() -> None:
+    """Wait for the present GPU, and raise what the calls on its arrays have found in their data.
+
+    Those calls return before anything was computed, so what they find, labels that are no class or numbers outside an input's
+    domain, is raised by the next call on the same GPU, or here. A row whose label is no class has NaN for its results.
+
+    Raises
+    ------
+    ValueError
+        For a label, weight or other number that must not be: which argument, what it must be, and where one was found.
+    ImportError
+        Without Numba's CUDA package.
+
+    Examples
+    --------
+    ::
+
+        loss, grad = fl.cross_entropy.value_and_grad(logits, labels)  # CUDA arrays
+        fl.check_device()
+    """
+    load_cuda("check_device").faults.check()
+
+
 # What the calls want of the engine, and which of its results they return.
 _CALLS: dict[str, tuple[int, Any]] = {
     "value": (VALUE, 0),

@@ -5,6 +5,7 @@ Python that they are, on the host's memory.
 """
 
 import ctypes
+import warnings
 from contextlib import nullcontext
 from functools import cache, lru_cache
 from types import SimpleNamespace
@@ -69,7 +70,10 @@ class Kernel:
         """Run on a stream; pointers are addresses."""
         if SIMULATED:
             given = [simulated.argument(kind, value) for kind, value in zip(self.types, arguments, strict=True)]
-            cuda.jit(self._function)[blocks, threads, 0, shared](*given)
+            # NumPy's scalars speak of what a GPU leaves unsaid.
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                cuda.jit(self._function)[blocks, threads, 0, shared](*given)
             return
         number = current()
         compiled = self._loaded.get(number) or self._load(number)

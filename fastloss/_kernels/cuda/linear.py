@@ -9,7 +9,8 @@ from contextlib import nullcontext
 
 from .. import arrays, blocks
 from . import device, memory, sums
-from .plan import GRAD, VALUE, Call, Layout, Place, overlaps_itself, stream_of
+from .calls import Call, Layout, Place
+from .plan import GRAD, VALUE, overlaps_itself, stream_of
 from .products import library_of
 from .rows import count_weights
 

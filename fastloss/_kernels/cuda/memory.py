@@ -79,6 +79,9 @@ class Kind:
             )
         shape, size = tuple(shape), dtype.itemsize
         steps = contiguous(shape) if strides is None else tuple(s // size for s in strides)
+        # A GPU reads nothing from elsewhere than multiples of what it reads.
+        if 0 not in shape and (address % size or any(s % size for s in strides or ())):
+            raise ValueError(f"{who}: {name} must be aligned to its elements, got address {address} and strides {strides}")
         number = device.current() if number is None else number
         return Array(value, self, address or 0, shape, steps, code, number)
 
@@ -86,8 +89,13 @@ class Kind:
         """Whether what was taken of an object is where it was."""
         return True
 
+    def check_writeable(self, who, name, value):
+        """Whether kernels may write into what the caller gave."""
+        if getattr(value, "__cuda_array_interface__", {"data": (0, False)})["data"][1]:
+            raise ValueError(f"{who}: {name} must be writeable, got a read-only array")
+
     def empty(self, like, shape, code):
-        """A new array beside `like`."""
+        """A new array beside `like`, Numba's where the library cannot be asked for one."""
         return device.empty(shape, STORAGES[code].dtype)
 
     def stream(self, like):
@@ -182,6 +190,9 @@ class Jax(Kind):
         if code:
             return Array(value, self, address, tuple(value.shape), contiguous(value.shape), code, number)
         return self.placed(who, name, value, address, value.shape, None, value.dtype, number)
+
+    def check_writeable(self, who, name, value):
+        raise TypeError(f"{who}: {name} must be an array that may change, got a JAX array: use what is returned")
 
     def empty(self, like, shape, code):
         import jax.numpy as jnp

@@ -1,24 +1,23 @@
-"""What calls of all losses have in common on a GPU: arrays taken and checked, results made, weights added up, launches in order."""
+"""What calls of all losses have in common on a GPU: arrays taken and checked, results named, laid out once for arrays of a form."""
 
 import math
-from contextlib import nullcontext
+import warnings
 from functools import cache, cached_property
 
 import numpy as np
 
 from ...formula import graph
-from ...formula.definition import F32, F64
+from ...formula.definition import F32
 from ...formula.emit import uniforms
 from ...formula.python import uniforms_text
 from .. import arrays, interpreted
-from . import device, faults, memory, sums, walk
+from . import device, faults, memory
+from .calls import Call, Layout, Place
 from .storage import STORAGES
 
 VALUE, GRAD, HESS = 1, 2, 4
 MOST_LAYOUTS = 64
 _REDUCTIONS = ("mean", "sum", "none")
-_REAL_SIZES = {"f32": 4, "f64": 8}
-_ALIGNMENT = 256
 LETTERS = {VALUE: "v", GRAD: "g", HESS: "h"}
 
 
@@ -58,146 +57,6 @@ class OnStream:
         return self._plan.prepare(want, inputs, sample_weight, reduction, normalizer, outs, check, self._stream, *others)
 
 
-class Place(int):
-    """An address while a call is laid out: so far behind the beginning of the array of that number."""
-
-    def __new__(cls, address, number, offset=0):
-        place = super().__new__(cls, address)
-        place.number, place.offset = number, offset
-        return place
-
-
-class Prepared:
-    """A call that was looked at and laid out: calling it launches it again on the same arrays, and returns the same results."""
-
-    def __init__(self, layout, stream, addresses, kept, results):
-        self._number, self._kind, self._stream, self._kept, self.results = layout.number, layout.kind, stream, kept, results
-        self._launches = []
-        for kernel, blocks, arguments, shared, places in layout.launches:
-            own = arguments.copy()
-            for k, number, offset in places:
-                own[k] = addresses[number] + offset
-            self._launches.append((kernel, blocks, own, shared))
-
-    def __call__(self):
-        with device.on(self._number):
-            self.launch()
-        self._kind.finish(self._stream)
-        return self.results
-
-    def launch(self):
-        for kernel, blocks, arguments, shared in self._launches:
-            kernel.launch(blocks, device.THREADS, self._stream, arguments, shared)
-
-
-class Layout:
-    """What a call comes to for arrays of certain forms, wherever they lie: which memory is new, and the launches."""
-
-    def __init__(self, call, results):
-        self.number, self.kind, self.results = call.number, call.kind, results
-        self.new = [(array.shape, array.code) for array in call.new]
-        if call.room:
-            # The numbers beside results, in one piece.
-            self.new.append(((-(-call.room // _REAL_SIZES[call.precision.name]),), call.precision.name))
-        room = len(call.given) + len(call.new)
-        self.launches = []
-        for kernel, blocks, arguments, shared in call.launches:
-            places = [
-                (k, room if one.number is None else one.number, one.offset)
-                for k, one in enumerate(arguments)
-                if isinstance(one, Place)
-            ]
-            self.launches.append((kernel, blocks, list(arguments), shared, places))
-
-    def bound(self, given, stream):
-        """The call on these arrays, and on new ones for what is new."""
-        first, kind = given[0], self.kind
-        owners, addresses = [array.owner for array in given], [array.address for array in given]
-        own = kind.stream(first)
-        with nullcontext() if stream is None or stream == own else kind.on(self.number, stream):
-            for shape, code in self.new:
-                new = kind.empty(first, shape, code)
-                owners.append(new)
-                addresses.append(memory.kind_of(new).take("", "", new).address)
-        return Prepared(self, own if stream is None else stream, addresses, owners, _filled(self.results, owners))
-
-
-def _filled(results, owners):
-    """What the caller gets, arrays where their numbers are."""
-    if isinstance(results, int):
-        return owners[results]
-    if isinstance(results, tuple):
-        return tuple(None if one is None else _filled(one, owners) for one in results)
-    return {name: owners[number] for name, number in results.items()}
-
-
-class Call:
-    """One call while it is laid out, its arrays' addresses as places."""
-
-    def __init__(self, want, given, inputs, check):
-        self.want, self.inputs, self.checks = want, given[:inputs], check
-        first = self.inputs[0]
-        self.kind, self.number = first.kind, first.device
-        self.precision = F64 if first.code == "f64" else F32
-        self.outputs, self.weights, self.by_weights = {}, None, False
-        self.scale, self.total_weight, self.sums = 1.0, None, False
-        self.given, self.new, self.room, self.launches = given, [], 0, []
-        self.count = first.size
-
-    def arrays(self):
-        return [*self.inputs, *([self.weights] if self.weights else []), *self.outputs.values()]
-
-    @property
-    def flags(self):
-        return faults.page(self.number).address
-
-    def add(self, kernel, blocks, arguments, shared=0):
-        self.launches.append((kernel, blocks, arguments, shared))
-
-    def blocks(self, width, count=None):
-        """So many blocks for so many elements, never more than are at work at once."""
-        count = self.count if count is None else count
-        return max(1, min(-(-count // (width * device.THREADS)), device.blocks_at_once(self.number)))
-
-    def result(self, shape, code):
-        """A new array that the caller gets; its owner is its number."""
-        number, shape = len(self.given) + len(self.new), tuple(shape)
-        array = memory.Array(number, self.kind, Place(0, number), shape, memory.contiguous(shape), code, self.number)
-        self.new.append(array)
-        return array
-
-    def scratch(self, count):
-        """The address of new memory for so many numbers."""
-        offset = self.room
-        # As far apart as any load from it wants.
-        self.room += -(-count * _REAL_SIZES[self.precision.name] // _ALIGNMENT) * _ALIGNMENT
-        return Place(0, None, offset)
-
-    def partials(self, blocks):
-        """Memory for a pair of each block; the last one's count is what is to be folded."""
-        self.folded, self.pairs = blocks, self.scratch(2 * blocks)
-        return self.pairs
-
-    def sum_weights(self, shape):
-        """Lay out the sum of the weights as they are seen from a shape."""
-        shape, (steps,) = memory.collapsed(shape, [memory.broadcast(self.weights, shape)])
-        kernel = sums.sum_weights(self.precision, self.weights.code, len(shape))
-        self.add_pair(kernel, math.prod(shape), [*walk.values(shape, [steps]), self.weights.address])
-
-    def add_pair(self, kernel, count, arguments):
-        """Lay out a kernel that adds up what a mean divides by, and what makes one pair of the blocks' sums."""
-        blocks = self.blocks(1, count)
-        pairs, self.total_weight = self.scratch(2 * blocks), self.scratch(2)
-        self.add(kernel, blocks, [count, *arguments, pairs])
-        self.add(sums.finish(self.precision, self.precision.name, "pair"), 1, [blocks, pairs, 1.0, pairs, self.total_weight])
-
-    def finish(self, divisor, result):
-        """Launch what makes the value of the blocks' sums."""
-        kernel = sums.finish(self.precision, result.code, "weights" if self.by_weights else "number")
-        weights = self.total_weight if self.by_weights else self.pairs
-        self.add(kernel, 1, [self.folded, self.pairs, divisor, weights, result.address])
-
-
 class Plan:
     """A loss with its hyperparameters; `launch(call)`, of each shape of formula, lays out what computes it."""
 
@@ -219,10 +78,11 @@ class Plan:
         if outs[0] is not None or outs[1] is not None or outs[2] is not None:
             named = list(_named(outs))
             titles = tuple(title for title, _ in named)
-            given += [memory.take(who, title, out) for title, out in named]
+            for title, out in named:
+                given.append(memory.take(who, title, out))
+                given[-1].kind.check_writeable(who, title, out)
         key = want, reduction, normalizer, bool(check), others, titles, before, tuple([array.form() for array in given])
         layout = self._layouts.get(key)
-        faults.raise_reported(given[0].device)
         if layout is None:
             layout = self._lay_out(want, given, before, reduction, normalizer, outs, titles, check, others)
             if len(self._layouts) >= MOST_LAYOUTS:
@@ -311,10 +171,14 @@ class Plan:
         shape, call.weights = self.weight_shape(call), given
         self._check_device("sample_weight", given, call)
         if memory.broadcast(call.weights, shape) is None:
-            raise arrays.shape_error(self.who, "sample_weight", call.weights.shape, self.names[0], shape)
+            raise self.weight_error("sample_weight", call.weights, shape)
 
     def weight_shape(self, call):
         return call.inputs[0].shape
+
+    def weight_error(self, name, array, shape):
+        """What is said of an array that does not broadcast to the weights' shape."""
+        return arrays.shape_error(self.who, name, array.shape, self.names[0], shape)
 
     def counts_by_weight(self, call):
         """Whether what a mean divides by is added up on the GPU."""
@@ -336,6 +200,9 @@ class Plan:
     def _divisor(self, call, reduction, normalizer):
         """What the sum is divided by; by how much gradients are scaled goes into the call."""
         call.by_weights = reduction == "mean" and normalizer is None and self.counts_by_weight(call)
+        if reduction == "mean" and normalizer in (None, "samples") and call.want & VALUE and 0 in self.weight_shape(call):
+            said = "the mean of nothing is nan (no elements, or all weights are zero)"
+            warnings.warn(f"{self.who}: {said}", RuntimeWarning, stacklevel=6)
         if call.by_weights:
             self.add_up_weights(call)
         if reduction != "mean" or call.by_weights:

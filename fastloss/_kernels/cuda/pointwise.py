@@ -76,7 +76,8 @@ class _Writer:
         self.sums = form.want & VALUE and "value" not in dict(form.outputs)
         self.codes = dict(form.inputs) | ({"weights": form.weights} if form.weights else {})
         self.how = dict(form.how)
-        self.scalar = self.formula.name
+        # Its own name may be that of a function of fastloss.vecmath, which the text calls.
+        self.scalar = f"{self.formula.name}_loss"
 
     def kernel(self):
         form, own = self.form, machine(self.precision)
@@ -101,7 +102,7 @@ class _Writer:
         if any(ends for _, ends in form.domains):
             arguments |= {"flags": "i64*"} | {f"slot_{name}": "i64" for name, ends in form.domains if ends}
         nodes = uniforms(self.traced, list(self.traced.outputs.values()))
-        self.uniforms = list(uniform_names(nodes).values())
+        self.uniforms = [f"{name}_given" for name in uniform_names(nodes).values()]
         return arguments | dict.fromkeys(self.uniforms, real)
 
     def _text(self, name, arguments):
@@ -113,7 +114,7 @@ class _Writer:
         head = _HEAD.format(name=name, arguments=", ".join(arguments), scale=joined(scale, 4))
         for single in self.codes:
             if self.how[single] == "one":
-                head += f"    {single} = from_{self.codes[single]}({single}_in[0])\n"
+                head += f"    {single}_one = from_{self.codes[single]}({single}_in[0])\n"
         body = ""
         dense = [name for name in self.codes if self.how[name] == "dense"]
         if width > 1:
@@ -139,7 +140,7 @@ class _Writer:
 
     def _element(self, k):
         """The statements for one element of those that were loaded together."""
-        of = {name: name if self.how[name] == "one" else f"{name}_{k}" for name in self.codes}
+        of = {name: f"{name}_one" if self.how[name] == "one" else f"{name}_{k}" for name in self.codes}
         lines = [f"{of[n]} = from_{code}({n}_raw{k})" for n, code in self.codes.items() if self.how[n] != "one"]
         for name, ends in self.form.domains:
             if ends:

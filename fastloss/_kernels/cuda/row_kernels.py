@@ -81,7 +81,7 @@ class RowWriter(RowPasses):
     """The text of one kernel."""
 
     def kernel(self):
-        name = self.traced.name
+        name = f"{self.traced.name}_rows"
         arguments = self._arguments()
         text = self._text(name, arguments)
         more = folds.functions(self.precision, self.form.lanes) | self.functions

@@ -19,7 +19,7 @@ class RowPasses:
         self.formula, self.traced = variant.formula, variant.traced
         self.program = Program(self.traced, form.roles)
         nodes = uniforms(self.traced, list(self.traced.outputs.values()))
-        self.uniforms, self.uniform_nodes = list(uniform_names(nodes).values()), nodes
+        self.uniforms, self.uniform_nodes = [f"{name}_given" for name in uniform_names(nodes).values()], nodes
         self.codes = {name: code for name, code, _ in form.arrays}
         self.along = [name for name, _, has_rows in form.arrays if has_rows]
         self.inputs = [name for name in self.program.rows if name in self.codes]

@@ -90,6 +90,9 @@ class RowPlan(Plan):
     def weight_shape(self, call):
         return _without(call.inputs[0].shape, self._axis(call.inputs[0]))
 
+    def weight_error(self, name, array, shape):
+        return ValueError(f"{self.who}: {name} must broadcast to the rows' shape {shape}, got {array.shape}")
+
     def check_first(self, first):
         super().check_first(first)
         dims = len(first.shape)
@@ -112,7 +115,7 @@ class RowPlan(Plan):
                 )
         elif kind in _KINDS_OF_NUMBERS:
             if memory.broadcast(array, shape) is None:
-                raise arrays.shape_error(self.who, name, array.shape, f"the rows of {self.names[0]}", shape)
+                raise self.weight_error(name, array, shape)
         elif kind == "labels" and array.shape != first.shape:
             raise arrays.shape_error(self.who, name, array.shape, self.names[0], first.shape)
         else:
