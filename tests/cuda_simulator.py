@@ -11,8 +11,6 @@ import os
 import numpy as np
 import pytest
 
-import fastloss as fl
-
 SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"
 INSTALLED = importlib.util.find_spec("numba_cuda") is not None
 
@@ -86,14 +84,6 @@ def host(results):
     if isinstance(results, dict):
         return {name: host(result) for name, result in results.items()}
     return tuple(map(host, results)) if isinstance(results, tuple) else results.copy_to_host()
-
-
-def looks_at_tensors(name, **hyper):
-    """Whether a rule sums over its tensors with these hyperparameters, which no GPU does yet."""
-    rule = getattr(fl, name).rule
-    values = {hyper: domain.default for hyper, domain in rule.hyperparameters.items()} | hyper
-    choice = rule.choice({"step": None, **dict.fromkeys(rule.carried), **values})
-    return rule.layout(rule.trace(choice)) is not None
 
 
 def cuda():

@@ -10,7 +10,7 @@ from rules import RULES, VARIANTS, draw, ident
 
 import fastloss as fl
 
-from .cuda_simulator import SIMULATED, cuda, looks_at_tensors, needed, to_gpu, to_host
+from .cuda_simulator import SIMULATED, cuda, needed, to_gpu, to_host
 
 pytestmark = needed
 
@@ -95,13 +95,37 @@ def drawn(rng, dtype, shapes=SHAPES):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["f32", "f64"])
-@pytest.mark.parametrize(("name", "hyper"), [v for v in VARIANTS if not looks_at_tensors(v[0], **v[1])], ids=ident)
+@pytest.mark.parametrize(("name", "hyper"), VARIANTS, ids=ident)
 def test_every_variant_has_the_cpu_engines_bits(name, hyper, dtype):
     rng = np.random.default_rng(60)
     pair = Pair(name, drawn(rng, dtype), **hyper)
     for _ in range(STEPS):
         pair.step(drawn(rng, dtype))
-    pair.check()
+    # Sums over a tensor are rounded otherwise than those of the CPU engine, and a small element is a difference of large ones.
+    pair.check(64 if pair.gpu._kernels[0].is_whole else ULP)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", "float64"])
+@pytest.mark.parametrize("rounding", ["nearest", "compensated"])
+def test_rules_that_look_at_whole_tensors(dtype, rounding):
+    rng = np.random.default_rng(59)
+    for name in ("LAMB", "AdamW"):
+        params = [array.astype(dtype_of(dtype)) for array in drawn(rng, np.float64, (*SHAPES, (700,), (0,)))]
+        hyper = RULES[name].hyper | ({"cautious": True} if name == "AdamW" else {})
+        pair = Pair(name, params, **hyper, rounding=rounding, ema_decay=0.5)
+        for t in range(STEPS):
+            grads = [draw(rng, p.shape, np.float64).astype(p.dtype) for p in params]
+            grads[0].reshape(-1)[0] = np.nan if t == 1 else 1.0
+            pair.step(grads, clip_value=0.3, max_norm=2.0, skip_nonfinite=True)
+        pair.check(16)
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e25])
+def test_what_is_summed_does_not_overflow(size):
+    pair = Pair("LAMB", [np.full(300, size, np.float32), np.full(5, 1.0, np.float32)], **RULES["LAMB"].hyper)
+    for _ in range(STEPS):
+        pair.step([np.linspace(-1, 1, 300, dtype=np.float32), np.ones(5, np.float32)])
+    pair.check(4)
 
 
 def test_groups_have_their_own_numbers_and_structure():
@@ -445,13 +469,6 @@ def test_a_cuda_gradient_of_a_numpy_parameter():
         match=r"^SGD: the gradient of params must be in the host's memory, as the others are, got an array in a GPU's",
     ):
         fl.SGD(ONES.copy()).step(to_gpu(ONES))
-
-
-@pytest.mark.parametrize(("name", "hyper"), [("LAMB", {}), ("AdamW", {"cautious": True})])
-def test_a_rule_that_looks_at_whole_tensors(name, hyper):
-    assert looks_at_tensors(name, **hyper)
-    with pytest.raises(TypeError, match=f"^{name}: a rule that looks at whole tensors must have NumPy arrays, got CUDA arrays"):
-        getattr(fl, name)(to_gpu(ONES), **hyper)
 
 
 def test_what_is_for_numpy_arrays_says_so():

@@ -7,11 +7,10 @@ from rules import RULES
 
 import fastloss as fl
 
-from .cuda_simulator import INSTALLED, SIMULATED, looks_at_tensors
+from .cuda_simulator import INSTALLED, SIMULATED
 
 pytestmark = pytest.mark.skipif(not INSTALLED or SIMULATED, reason="needs numba-cuda, and not its simulator")
 
-NAMES = [name for name in RULES if not looks_at_tensors(name)]
 # A group's kernels: of plain float32, and of all that a mixture may hold.
 MIXTURES = {
     "float32": {"param": "f32", "grad": "f32", "state": "f32", "width": 4},
@@ -20,15 +19,16 @@ MIXTURES = {
 }
 
 
-def kernel_of(name, param, grad, state, width, remainder=False, average=None, copy=None, dithers=False):
+def kernels_of(name, param, grad, state, width, remainder=False, average=None, copy=None, dithers=False):
     from fastloss._kernels.cuda.updates import Mixture, Variant
 
     rule = getattr(fl, name).rule
     values = {"step": None, **dict.fromkeys(rule.carried)}
     values |= {hyper: domain.default for hyper, domain in rule.hyperparameters.items()}
     variant = Variant(rule, rule.choice(values))
-    states = (state,) * (len(variant.traced.outputs) - 1)
-    return variant, variant.kernel(Mixture(param, grad, states, remainder, average, copy, dithers, width))
+    states = (state,) * (len(variant.outputs) - 1)
+    mixture = Mixture(param, grad, states, remainder, average, copy, dithers, width)
+    return variant, variant.kernel(mixture), variant.fold(mixture) if variant.folds else None
 
 
 def assert_single(kernel, capability):
@@ -40,9 +40,9 @@ def assert_single(kernel, capability):
 
 
 @pytest.mark.parametrize("capability", [(8, 0), (9, 0)], ids=["sm_80", "sm_90"])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", RULES)
 def test_float32_kernels_have_no_double(name, capability):
-    text = assert_single(kernel_of(name, **MIXTURES["float32"])[1], capability)
+    text = assert_single(kernels_of(name, **MIXTURES["float32"])[1], capability)
     assert "ld.global.v4.f32" in text
     assert "st.global.v4.f32" in text
 
@@ -50,7 +50,7 @@ def test_float32_kernels_have_no_double(name, capability):
 @pytest.mark.parametrize("mixture", ["halves", "compensated"])
 @pytest.mark.parametrize("name", ["SGD", "AdamW"])
 def test_nor_have_those_of_halves(name, mixture):
-    assert_single(kernel_of(name, **MIXTURES[mixture])[1], (9, 0))
+    assert_single(kernels_of(name, **MIXTURES[mixture])[1], (9, 0))
 
 
 @pytest.mark.parametrize("capability", [(8, 0), (9, 0)], ids=["sm_80", "sm_90"])
@@ -62,17 +62,27 @@ def test_nor_has_the_norm(capability):
         assert_single(measure(F32, code, width), capability)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", RULES)
 def test_what_goes_before_compiles(name):
     from fastloss._kernels.cuda.updates import advance
 
-    variant, _ = kernel_of(name, **MIXTURES["float32"])
+    variant, _, _ = kernels_of(name, **MIXTURES["float32"])
     assert ".f64" in advance((variant,)).ptx((8, 0))
 
 
 def test_the_rest_compiles():
-    from fastloss._kernels.cuda.updates import convert, measure, total
-    from fastloss.formula.definition import F64
+    from fastloss._kernels.cuda.updates import convert, measure, total, whole
+    from fastloss.formula.definition import F32, F64
 
-    for kernel in (total(), measure(F64, "f64", 2), convert("f64", "bf16"), convert("f16", "f32")):
+    variant, _, fold = kernels_of("LAMB", **MIXTURES["float32"])
+    assert_single(fold, (8, 0))
+    assert_single(kernels_of("LAMB", **MIXTURES["compensated"])[2], (9, 0))
+    for kernel in (
+        whole(variant, F64),
+        whole(variant, F32),
+        total(),
+        measure(F64, "f64", 2),
+        convert("f64", "bf16"),
+        convert("f16", "f32"),
+    ):
         assert kernel.name in kernel.ptx((9, 0))

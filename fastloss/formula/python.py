@@ -56,9 +56,13 @@ def variant_text(traced, roles, name, source=""):
 
 
 def uniforms_text(traced, name, source=""):
-    """The function `(*parameters, length) -> tuple` that computes a variant's uniforms; the length is that of a row."""
+    """The function `(*parameters, length, *sums) -> tuple` that computes a variant's uniforms.
+
+    The length is that of a row, or of the tensor of an update rule, whose sums come after it.
+    """
     nodes = uniforms(traced, list(traced.outputs.values()))
     inputs = {p.args[1]: p for p in traced.parameters} | {"length": traced.graph.node("length")}
+    inputs |= {f"sum_{k}": fold for k, fold in enumerate(traced.folds.values())}
     text = scalar_text(name, inputs, nodes, [], source)
     return text if len(nodes) != 1 else f"{text},"
 

@@ -87,8 +87,6 @@ class Kept:
         raise TypeError(f"{who}: row_lr and row_mask must go with NumPy arrays, got CUDA arrays")
 
     def variant(self, rule, choice, library):
-        if rule.layout(rule.trace(choice)):
-            raise TypeError(f"{self.who}: a rule that looks at whole tensors must have NumPy arrays, got CUDA arrays")
         return updates.Variant(rule, choice)
 
     def sweep(self, who, tensors):

@@ -68,14 +68,17 @@ class Upload:
 class Family:
     """Tensors that one kernel steps: their part of the table."""
 
-    def __init__(self, variant, mixture, members, tensors):
+    def __init__(self, variant, mixture, members, tensors, lanes):
         self.variant, self.mixture, self.members = variant, mixture, members
         self.columns = FIXED + len(tensors[members[0]].written())
         rows, chunks = [], []
         for row, k in enumerate(members):
             tensor = tensors[k]
             seed = np.uint64(tensor.seed or 0).view(np.int64)
-            rows.append([tensor.param.size, tensor.lane, seed, *(array.address for array in tensor.written())])
+            place = lanes + k if variant.is_whole else tensor.lane
+            rows.append(
+                [tensor.param.size, place, seed, tensor.lane, len(chunks), *(array.address for array in tensor.written())]
+            )
             chunks += [(row, first) for first in range(0, tensor.param.size, CHUNK)]
         self.blocks = len(chunks)
         self.numbers = np.concatenate([np.array(part, np.int64).reshape(-1) for part in (rows, chunks)])
@@ -87,17 +90,19 @@ class Family:
         self.table = self._table.address
         self.chunks = self.table + 8 * len(self.members) * self.columns
         self.grads = Upload(like, len(self.members), "i64")
+        count = SQUARES * len(self.variant.folds) * self.blocks
+        self.sums = memory.made(like, (max(1, count),), self.mixture.precision.name)
 
 
 class Layout:
     """The families of tensors for gradients of some dtypes and alignment, and where the blocks' sums of squares go."""
 
-    def __init__(self, tensors, variants, grads, like, stream):
+    def __init__(self, tensors, variants, grads, lanes, like, stream):
         families = {}
         for k, (tensor, grad) in enumerate(zip(tensors, grads, strict=True)):
             if tensor.param.size:
                 families.setdefault((variants[tensor.lane], tensor.mixture(grad)), []).append(k)
-        self.families = [Family(variant, mixture, members, tensors) for (variant, mixture), members in families.items()]
+        self.families = [Family(*key, members, tensors, lanes) for key, members in families.items()]
         self.blocks = {"f32": 0, "f64": 0}
         for family in self.families:
             family.place(like, stream)
@@ -117,7 +122,9 @@ class Sweep:
         self._check_apart()
         with device.on(self.first.device):
             self.numbers = Upload(self.first, self.lanes * ROOM, "f64")
-            self.uniforms = {code: memory.made(self.first, (self.lanes * ROOM,), code) for code in ("f32", "f64")}
+            # Of lanes, and of tensors that a rule looks at as a whole.
+            count = (self.lanes + len(self.tensors)) * ROOM
+            self.uniforms = {code: memory.made(self.first, (count,), code) for code in ("f32", "f64")}
         self._layouts, self._taken = {}, [(None, None)] * len(self.tensors)
 
     def step(
@@ -174,6 +181,9 @@ class Sweep:
                 ],
             )
             for family in layout.families:
+                if family.variant.is_whole:
+                    self._look(family, limit, stream)
+            for family in layout.families:
                 self._update(family, limit, approach, stream)
         return norm and norm.owner, skipped.owner if skips else None if captures else False
 
@@ -182,6 +192,19 @@ class Sweep:
         table = [family.chunks, family.table, family.grads.array.address]
         kernel = family.variant.kernel(family.mixture)
         kernel.launch(family.blocks, device.THREADS, stream, [*table, self.kept.tally.address, uniforms, limit, approach])
+
+    def _look(self, family, limit, stream):
+        """Launch what looks at each tensor of a family as a whole: numbers of its own, sums, the numbers that these make."""
+        variant, mixture, code = family.variant, family.mixture, family.mixture.precision.name
+        uniforms = {each: array.address for each, array in self.uniforms.items()}
+        for has_sums in range(1 + bool(variant.folds)):
+            if has_sums:
+                table = [family.chunks, family.table, family.grads.array.address, self.kept.tally.address]
+                fold = variant.fold(mixture)
+                fold.launch(family.blocks, device.THREADS, stream, [*table, uniforms[code], limit, family.sums.address])
+            numbers = [self.numbers.array.address, self.kept.tally.address, has_sums, family.sums.address, *uniforms.values()]
+            whole = updates.whole(variant, mixture.precision)
+            whole.launch(len(family.members), device.THREADS, stream, [family.table, family.columns, *numbers])
 
     def _measure(self, layout, by, stream):
         """Launch what makes the norm of all gradients."""
@@ -206,7 +229,7 @@ class Sweep:
                 )
             if len(self._layouts) >= _MOST_LAYOUTS:
                 self._layouts.clear()
-            self._layouts[key] = Layout(self.tensors, variants, taken, self.first, stream)
+            self._layouts[key] = Layout(self.tensors, variants, taken, self.lanes, self.first, stream)
         return self._layouts[key]
 
     def _numbers(self, variants, kinds, vectors, factors):

@@ -22,8 +22,11 @@ CHUNK = 128 if device.SIMULATED else 1 << 15
 # Of a lane, in doubles: which variant, whether its gradients are turned round, its parameters; and what `advance` makes of them: what
 # gradients are multiplied by, the uniforms.
 ROOM = 32
-# The columns of the table before those of addresses: elements, lane, seed.
-FIXED = 3
+# The columns of the table before those of addresses: elements, where its uniforms are, seed, lane, which of the chunks is its first.
+FIXED = 5
+_PARTS = ("large", "middle", "small")
+# The first arguments of the kernels that go over tensors: chunks, table, gradients, counts.
+_TABLE = ["i64*"] * 4
 # What goes with a parameter beside what the rule knows; no argument of a rule has such a name.
 REMAINDER, AVERAGE, COPY = "remainder_", "average_", "copy_"
 # The sums of squares of a block, each a pair: of vectors of large, middling and small numbers.
@@ -76,11 +79,20 @@ class Variant:
     def __init__(self, rule, choice):
         self.rule, self.traced = rule, rule.trace(choice)
         self.name = self.traced.name
+        # What a rule that looks at a tensor as a whole sums: by role, whether it is squares. The uniforms are the tensor's own then.
+        layout = rule.layout(self.traced)
+        self.is_whole = layout is not None
+        self.folds = dict(zip(self.traced.folds, layout["squares"], strict=True)) if layout else {}
+        self.outputs = [role for role in self.traced.outputs if role not in self.folds]
         self.uniforms = uniforms(self.traced, list(self.traced.outputs.values()))
-        self.kernel = cache(self.kernel)
+        self.kernel, self.fold = cache(self.kernel), cache(self.fold)
 
     def kernel(self, mixture):
         return _Writer(self, mixture).kernel()
+
+    def fold(self, mixture):
+        """The kernel that sums what the rule looks at a tensor for, block by block."""
+        return _Writer(self, mixture).fold()
 
 
 @dataclass(frozen=True)
@@ -126,8 +138,8 @@ class _Writer:
     """The text of the kernel of a variant and mixture."""
 
     def __init__(self, variant, mixture):
-        self.variant, self.mixture, traced = variant, mixture, variant.traced
-        states = [name for name in traced.outputs if name != "param"]
+        self.variant, self.mixture = variant, mixture
+        states = [name for name in variant.outputs if name != "param"]
         self.codes = {"param": mixture.param, "grad": mixture.grad, **dict(zip(states, mixture.states, strict=True))}
         beside = {REMAINDER: mixture.param if mixture.remainder else None, AVERAGE: mixture.average}
         self.beside = {name: code for name, code in beside.items() if code}
@@ -137,14 +149,46 @@ class _Writer:
         self.scalar = f"{variant.rule.name}_rule"
 
     def kernel(self):
-        mixture, own = self.mixture, machine(self.mixture.precision)
-        traced, real = self.variant.traced, mixture.precision.name
-        text = variant_text(traced, list(traced.outputs), self.scalar, self.variant.rule.source)
-        scalar = own.compiled(own.define(text, self.scalar))
-        name = f"{self.variant.name}_step"
+        mixture, real = self.mixture, self.mixture.precision.name
+        name, scalar = f"{self.variant.name}_step", self._scalar(self.variant.outputs)
         more = {"THREADS": device.THREADS, self.scalar: scalar} | (_dither() if mixture.dithers else {})
-        types = ["i64*", "i64*", "i64*", "i64*", f"{real}*", real, real]
-        return Kernel(mixture.precision, name, self._text(name), types, **more)
+        return Kernel(mixture.precision, name, self._text(name), [*_TABLE, f"{real}*", real, real], **more)
+
+    def fold(self):
+        precision, folds = self.mixture.precision, self.variant.folds
+        name, scalar = f"{self.variant.name}_fold", self._scalar(list(folds))
+        more = {**sums.functions(precision), self.scalar: scalar}
+        text = self._fold_text(name)
+        return Kernel(precision, name, text, [*_TABLE, f"{precision.name}*", precision.name, f"{precision.name}*"], **more)
+
+    def _scalar(self, roles):
+        """The rule as a function of one element."""
+        own = machine(self.mixture.precision)
+        text = variant_text(self.variant.traced, roles, self.scalar, self.variant.rule.source)
+        return own.compiled(own.define(text, self.scalar))
+
+    def _fold_text(self, name):
+        width, read = self.mixture.width, self.codes | self.beside
+        folds = self.variant.folds
+        vectors = [f"{_each(n, 'raw', width)} = {_loaded(n, width)}" for n in read]
+        vectors += [line for k in range(width) for line in self._seen(k, list(folds))]
+        single = [f"{n}_raw0 = {n}_at[i]" for n in read] + self._seen(0, list(folds))
+        for role, is_square in folds.items():
+            add = _squares if is_square else _plain
+            vectors += add(role, [f"{role}_{k}" for k in range(width)], self.mixture.precision)
+            single += add(role, [f"{role}_0"], self.mixture.precision)
+        fold = [line for k, role in enumerate(folds) for line in _folded(role, f"{len(folds)} * cuda.blockIdx.x + {k}")]
+        text = _HEAD.replace("limit, approach)", "limit, partials)").format(
+            name=name,
+            columns=FIXED + len(self.written),
+            chunk=CHUNK,
+            room=ROOM,
+            width=width,
+            head=joined([*self._head(dithers=False), *map(_zeros, folds)], 4),
+            vectors=joined(vectors, 8),
+            elements=joined(single, 8),
+        )
+        return text + "    " + joined(fold, 4)
 
     def _text(self, name):
         width, read = self.mixture.width, self.codes | self.beside
@@ -165,15 +209,26 @@ class _Writer:
             elements=joined(single, 8),
         )
 
-    def _head(self):
+    def _head(self, dithers=True):
         """What is the same for all elements: where the arrays begin, the uniforms."""
         lines = [f"grad_at = pointer_{self.codes['grad']}(grads[row])"]
         lines += [f"{n}_at = pointer_{code}(table[own + {FIXED + k}])" for k, (n, code) in enumerate(self.written.items())]
         lines += [f"{n} = uniforms[lane + {1 + k}]" for k, n in enumerate(self.uniforms)]
-        return [*lines, "key = mixed(uint64(table[own + 2]), uint64(tally[0]))"] if self.mixture.dithers else lines
+        return [*lines, "key = mixed(uint64(table[own + 2]), uint64(tally[0]))"] if self.mixture.dithers and dithers else lines
 
     def _element(self, k):
         """The statements for one element, in the CPU engine's order: scale and clip, the rule, average, round, copy."""
+        param, lines = f"param_{k}", self._seen(k, self.variant.outputs)
+        if self.mixture.average:
+            lines.append(f"{AVERAGE}_{k} = {AVERAGE}_{k} + rounded(approach * ({param} - {AVERAGE}_{k}))")
+        if self.mixture.dithers:
+            lines.append(f"{param} = dithered({param}, noise(uint32(i + {k}), key))")
+        kept = {COPY: param, REMAINDER: f"{param} - from_{self.codes['param']}(param_new{k})"}
+        lines += [f"{n}_new{k} = to_{code}({kept.get(n, f'{n}_{k}')})" for n, code in self.written.items()]
+        return lines
+
+    def _seen(self, k, roles):
+        """What the rule makes of an element, and of its gradient scaled and clipped."""
         param, grad = f"param_{k}", f"grad_{k}"
         lines = [f"{n}_{k} = from_{code}({n}_raw{k})" for n, code in (self.codes | self.beside).items()]
         lines += [
@@ -183,16 +238,9 @@ class _Writer:
         ]
         if self.mixture.remainder:
             lines.append(f"{param} = {param} + {REMAINDER}_{k}")
-        outputs = [f"{n}_{k}" for n in self.variant.traced.outputs]
+        outputs = [f"{n}_{k}" for n in roles]
         arguments = ", ".join([*(f"{n}_{k}" for n in self.variant.traced.inputs), *self.uniforms])
-        lines.append(f"{', '.join(outputs)} = {self.scalar}({arguments})")
-        if self.mixture.average:
-            lines.append(f"{AVERAGE}_{k} = {AVERAGE}_{k} + rounded(approach * ({param} - {AVERAGE}_{k}))")
-        if self.mixture.dithers:
-            lines.append(f"{param} = dithered({param}, noise(uint32(i + {k}), key))")
-        kept = {COPY: param, REMAINDER: f"{param} - from_{self.codes['param']}(param_new{k})"}
-        lines += [f"{n}_new{k} = to_{code}({kept.get(n, f'{n}_{k}')})" for n, code in self.written.items()]
-        return lines
+        return [*lines, f"{', '.join(outputs)} = {self.scalar}({arguments})"]
 
 
 def _each(name, what, width):
@@ -208,6 +256,67 @@ def _stored(name, width):
     return f"put{width}({name}_at, i, {values})" if width > 1 else f"{name}_at[i] = {values}"
 
 
+# --- sums of squares ---------------------------------------------------------------------------------------------------------
+
+
+def _zeros(name):
+    """The statement before the sums of that name."""
+    return " = ".join(f"{name}_{part}_{which}" for part in _PARTS for which in ("high", "low")) + " = real(0)"
+
+
+def _plain(name, terms, precision):
+    """The statements that add numbers to a sum, whose place is that of the middling squares."""
+    pair = f"{name}_middle_high, {name}_middle_low"
+    return [f"{pair} = add_to({pair}, {term})" for term in terms]
+
+
+def _squares(name, terms, precision):
+    """The statements that add squares to their sum: that of large, of middling or of small numbers, by the largest of the terms.
+
+    A product's rounding goes into the pair too: the sums are as good as in twice the precision.
+    """
+    far, by = _FAR[precision.name]
+    most = f"absolute({terms[0]})"
+    for term in terms[1:]:
+        most = f"greater(absolute({term}), {most})"
+    lines = [
+        f"most = {most}",
+        f"is_large = most >= real({2.0**far!r})",
+        f"is_small = most < real({2.0**-far!r})",
+        f"scale = where(is_large, real({2.0**-by!r}), where(is_small, real({2.0**by!r}), real(1)))",
+    ]
+    lines += [
+        f"{which} = where(is_large, {name}_large_{which}, where(is_small, {name}_small_{which}, {name}_middle_{which}))"
+        for which in ("high", "low")
+    ]
+    for term in terms:
+        lines += [
+            f"scaled = {term} * scale",
+            "square = rounded(scaled * scaled)",
+            "high, low = add_to(high, low + fma(scaled, scaled, -square), square)",
+        ]
+    for which in ("high", "low"):
+        middle = f"{name}_middle_{which}"
+        lines += [
+            f"{middle} = where(is_large, {middle}, where(is_small, {middle}, {which}))",
+            f"{name}_large_{which} = where(is_large, {which}, {name}_large_{which})",
+            f"{name}_small_{which} = where(is_small, {which}, {name}_small_{which})",
+        ]
+    return lines
+
+
+def _folded(name, place):
+    """The statements that fold a block's sums and write them to their place."""
+    pairs = [f"{name}_{part}_high, {name}_{part}_low" for part in _PARTS]
+    lines = [f"{pair} = fold_block({pair})" for pair in pairs]
+    numbers = ", ".join(pairs).split(", ")
+    return [
+        *lines,
+        "if cuda.threadIdx.x == 0:",
+        *(f"    partials[{SQUARES} * ({place}) + {k}] = {number}" for k, number in enumerate(numbers)),
+    ]
+
+
 _MEASURE = """
 def measure(chunks, table, grads, columns, partials):
     row = chunks[2 * cuda.blockIdx.x]
@@ -215,8 +324,8 @@ def measure(chunks, table, grads, columns, partials):
     end = table[row * columns]
     if end > first + {chunk}:
         end = first + {chunk}
-    grad = pointer_{code}(grads[row])
-    large_high = large_low = middle_high = middle_low = small_high = small_low = real(0)
+    grad_at = pointer_{code}(grads[row])
+    {zeros}
     for vector in range(cuda.threadIdx.x, (end - first) // {width}, THREADS):
         i = first + vector * {width}
         {vectors}
@@ -228,59 +337,20 @@ def measure(chunks, table, grads, columns, partials):
 
 @cache
 def measure(precision, code, width):
-    """The kernel that sums the squares of gradients, of each block the large, the middling and the small ones.
+    """The kernel that sums the squares of gradients, of each block."""
 
-    A product's rounding goes into the pair too: the sums are as good as in twice the precision.
-    """
-    far, by = _FAR[precision.name]
+    def element(load, count):
+        terms = [f"x{k}" for k in range(count)]
+        return [load, *(f"x{k} = from_{code}(grad_raw{k})" for k in range(count)), *_squares("of", terms, precision)]
 
-    def element(loads, count):
-        most = "x0_"
-        for k in range(1, count):
-            most = f"greater(absolute(x{k}), {most})"
-        return [
-            *loads,
-            *(f"x{k} = from_{code}(raw{k})" for k in range(count)),
-            "x0_ = absolute(x0)",
-            f"most = {most}",
-            f"is_large = most >= real({2.0**far!r})",
-            f"is_small = most < real({2.0**-far!r})",
-            f"scale = where(is_large, real({2.0**-by!r}), where(is_small, real({2.0**by!r}), real(1)))",
-            "high = where(is_large, large_high, where(is_small, small_high, middle_high))",
-            "low = where(is_large, large_low, where(is_small, small_low, middle_low))",
-            *(
-                line
-                for k in range(count)
-                for line in (
-                    f"x{k} = x{k} * scale",
-                    f"square{k} = rounded(x{k} * x{k})",
-                    f"high, low = add_to(high, low + fma(x{k}, x{k}, -square{k}), square{k})",
-                )
-            ),
-            *(
-                line
-                for part in ("high", "low")
-                for line in (
-                    f"middle_{part} = where(is_large, middle_{part}, where(is_small, middle_{part}, {part}))",
-                    f"large_{part} = where(is_large, {part}, large_{part})",
-                    f"small_{part} = where(is_small, {part}, small_{part})",
-                )
-            ),
-        ]
-
-    raws = ", ".join(f"raw{k}" for k in range(width))
-    loads = [f"{raws} = vector{width}(grad, i)" if width > 1 else "raw0 = grad[i]"]
-    fold = [f"{part}_high, {part}_low = fold_block({part}_high, {part}_low)" for part in ("large", "middle", "small")]
-    names = [f"{part}_{which}" for part in ("large", "middle", "small") for which in ("high", "low")]
-    fold += ["if cuda.threadIdx.x == 0:"]
-    fold += [f"    partials[{SQUARES} * cuda.blockIdx.x + {k}] = {n}" for k, n in enumerate(names)]
     text = _MEASURE.format(
         chunk=CHUNK,
         code=code,
         width=width,
-        vectors=joined(element(loads, width), 8),
-        elements=joined(element(["raw0 = grad[i]"], 1), 8),
-        fold=joined(fold, 4),
+        zeros=_zeros("of"),
+        vectors=joined(element(f"{_each('grad', 'raw', width)} = {_loaded('grad', width)}", width), 8),
+        elements=joined(element("grad_raw0 = grad_at[i]", 1), 8),
+        fold=joined(_folded("of", "cuda.blockIdx.x"), 4),
     )
     types = ["i64*", "i64*", "i64*", "i64", f"{precision.name}*"]
     return Kernel(precision, "measure", text, types, **sums.functions(precision))
@@ -364,9 +434,9 @@ def advance(variants):
     """The kernel that counts a step and computes each lane's numbers, of the variants given."""
     own, fills, lines = machine(F64), {}, []
     for k, variant in enumerate(variants):
-        traced, name = variant.traced, f"fill{k}"
-        fills[name] = own.compiled(own.define(uniforms_text(traced, name), name))
-        given = ", ".join(["to_float(step)", *(f"numbers[at + {2 + p}]" for p in range(1, len(traced.parameters))), "real(0)"])
+        name = f"fill{k}"
+        fills[name] = own.compiled(own.define(uniforms_text(variant.traced, name), name))
+        given = ", ".join([_given(variant, "at"), *["real(0)"] * (1 + len(variant.folds))])
         names = [f"u{u}" for u in range(len(variant.uniforms))]
         if names:
             lines += [f"if numbers[at] == real({k}):", f"    {', '.join(names)}, = {name}({given})"]
@@ -375,6 +445,60 @@ def advance(variants):
     text = _ADVANCE.format(room=ROOM, variants=joined(lines or ["pass"], 8))
     types = ["i64", "f64*", "i64*", "f64", "i64", "i64", "f64", "f64*", "i64*", "f32*", "f64*"]
     return Kernel(F64, "advance", text, types, **fills)
+
+
+_WHOLE = """
+def whole(table, columns, numbers, tally, has_sums, partials, singles, doubles):
+    own = cuda.blockIdx.x * columns
+    at = table[own + 3] * {room}
+    place = table[own + 1] * {room}
+    chunks = (table[own] + {chunk} - 1) // {chunk}
+    if has_sums == 0:
+        chunks = 0
+    step = tally[0]
+    {sums}
+    if cuda.threadIdx.x == 0:
+        singles[place] = singles[at]
+        doubles[place] = doubles[at]
+        {uniforms}
+"""
+_SUM = """
+high = low = real(0)
+for k in range(cuda.threadIdx.x, chunks, THREADS):
+    from_here = {squares} * ({count} * (table[own + 4] + k) + {f})
+    high, low = add_to(high, low, one(partials, from_here) * real({up!r}) * real({up!r}))
+    high, low = add_to(high, low, one(partials, from_here + 2))
+    high, low = add_to(high, low, one(partials, from_here + 4) * real({down!r}) * real({down!r}))
+high, low = fold_block(high, low)
+sum_{f} = as_one(high, low)
+"""
+
+
+@cache
+def whole(variant, precision):
+    """The kernel that gives each tensor that a rule looks at as a whole numbers of its own: of what was summed, and before without."""
+    own, known, code = machine(F64), sums.functions(F64), precision.name
+    one = own.compiled(own.define(_ONE.replace("f32", code), "one", **known))
+    fill = own.compiled(own.define(uniforms_text(variant.traced, "fill"), "fill"))
+    up, count = 2.0 ** _FAR[code][1], len(variant.folds)
+    lines = [
+        line
+        for f in range(count)
+        for line in _SUM.format(squares=SQUARES, count=count, f=f, up=up, down=1 / up).strip().splitlines()
+    ]
+    names = [f"u{u}" for u in range(len(variant.uniforms))]
+    given = ", ".join([_given(variant, "at"), "to_float(table[own])", *(f"sum_{f}" for f in range(count))])
+    found = [f"{', '.join(names)}, = fill({given})"]
+    for u, name in enumerate(names):
+        found += [f"singles[place + {1 + u}] = to_f32({name})", f"doubles[place + {1 + u}] = {name}"]
+    text = _WHOLE.format(room=ROOM, chunk=CHUNK, sums=joined(lines or ["pass"], 4), uniforms=joined(found, 8))
+    types = ["i64*", "i64", "f64*", "i64*", "i64", f"{code}*", "f32*", "f64*"]
+    return Kernel(F64, "whole", text, types, **known, one=one, fill=fill)
+
+
+def _given(variant, at):
+    """The arguments of the function that makes uniforms: the step's number, the lane's hyperparameters."""
+    return ", ".join(["to_float(step)", *(f"numbers[{at} + {2 + p}]" for p in range(1, len(variant.traced.parameters)))])
 
 
 _CONVERT = """
