@@ -10,7 +10,7 @@ import pytest
 from . import cuda_simulator
 
 FOLDER = Path(__file__).parent
-MODULES = [path.name for path in sorted(FOLDER.glob("test_*.py")) if "pytestmark = cuda_simulator.needed" in path.read_text()]
+MODULES = [path.name for path in sorted(FOLDER.glob("test_*.py")) if "\npytestmark = cuda_simulator.needed" in path.read_text()]
 
 
 @pytest.mark.skipif(cuda_simulator.SIMULATED, reason="this is the simulator's run")
