@@ -466,7 +466,7 @@ def test_a_bad_gradient_touches_nothing():
 def test_a_cuda_gradient_of_a_numpy_parameter():
     with pytest.raises(
         TypeError,
-        match=r"^SGD: the gradient of params must be in the host's memory, as the others are, got an array in a GPU's",
+        match=r"^SGD: the gradient of params must be in the host's memory, as the others are, got a CUDA array",
     ):
         fl.SGD(ONES.copy()).step(to_gpu(ONES))
 
