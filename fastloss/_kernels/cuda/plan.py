@@ -9,7 +9,7 @@ import numpy as np
 from ...formula import graph
 from ...formula.definition import F32
 from ...formula.emit import uniforms
-from ...formula.python import uniforms_text
+from ...formula.python import uniforms_text, variant_text
 from .. import arrays, interpreted
 from . import device, faults, memory
 from .calls import Call, Layout, Place
@@ -35,6 +35,10 @@ class Variant:
 
     def kernel(self, form, precision):
         return form.kernel(self, precision)
+
+    def text(self, roles, name):
+        """The scalar function of these outputs."""
+        return variant_text(self.traced, roles, name, self.formula.source)
 
     def numbers(self, vector, length=0):
         """The uniforms for these hyperparameters and a row's length, in double."""

@@ -56,6 +56,14 @@ class Functions:
     def __repr__(self):
         return f"<{self.who}({', '.join(f'{name}={value!r}' for name, value in self.fixed.items())}): {', '.join(self.names)}>"
 
+    def cuda(self, dtype="float32", **hyperparameters):
+        """The same for a user's own CUDA kernels, in one precision, all hyperparameters fixed: see `DeviceFunctions`."""
+        try:
+            from ..cuda.functions import DeviceFunctions
+        except ImportError as missing:
+            raise ImportError(f"{self.who}.cuda: needs numba-cuda: pip install 'fastloss[cuda]' ({missing})") from missing
+        return DeviceFunctions(self.formula, dtype, **{**self.fixed, **hyperparameters})
+
     @property
     def _numba_type_(self):
         return numba_types.ObjectType(self, self.names)
