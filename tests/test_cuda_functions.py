@@ -88,5 +88,5 @@ def test_bad_use():
         fl.huber.jit.cuda(delta=-1.0)
     with pytest.raises(AttributeError, match=r"functions must be among value, grad"):
         _ = fl.huber.jit.cuda().step
-    with pytest.raises(TypeError, match=r"LAMB.jit: must be of a formula of single elements"):
+    with pytest.raises(AttributeError, match=r"LAMB.jit: must be of a formula of single elements"):
         fl.LAMB.jit.cuda()

@@ -541,7 +541,7 @@ def Plain(param, grad, lr):
     return (param - lr * grad,)
 Plain(pred, lr=0.5).step(pred)
 step = fl.AdamW.jit.step(1.0, 0.5, 0.0, 0.0, 1)
-slope: float = fl.huber.jit.grad(0.5, 1.0)
+scalar: float = fl.huber.jit.grad(0.5, 1.0)
 with fl.threadpool_limits(1):
     threads: int = fl.get_num_threads()
 point: fl.LinePoint = fl.line_search(fl.huber, pred, target, direction=pred, step=0.5, delta=2.0)

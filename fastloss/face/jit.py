@@ -30,4 +30,7 @@ def _functions(formula):
         raise ImportError(
             f"{formula.name}.jit: Numba must be installed (pip install 'fastloss[jit]'), got: {missing}"
         ) from missing
-    return functions(formula)
+    try:
+        return functions(formula)
+    except TypeError as refused:  # what a class lacks, whoever looks over its attributes takes for missing
+        raise AttributeError(str(refused)) from None
