@@ -100,7 +100,7 @@ def test_info_works_without_any_optional_package(tmp_path):
 def test_info_lists_the_extras_with_versions():
     found = extras()
     assert {"jit", "cuda", "demo"} <= set(found)
-    assert found["jit"].keys() == {"numba"}
+    assert found["jit"].keys() == {"llvmlite", "numba"}
     assert found["cuda"].keys() == {"numba-cuda"}
     assert found["test"]["pytest"] == pytest.__version__
 
