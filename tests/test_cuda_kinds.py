@@ -4,6 +4,7 @@ back, on which stream, and what has to be waited for. Results are looked at else
 import ctypes
 import subprocess
 import sys
+from contextlib import nullcontext
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
@@ -80,7 +81,9 @@ def cupy(monkeypatch):
         "device": SimpleNamespace(id=0),
         "__cuda_array_interface__": property(lambda self: {"data": (self.array.ctypes.data, False)}),
     }
-    stream = SimpleNamespace(get_current_stream=lambda: SimpleNamespace(ptr=STREAM))
+    stream = SimpleNamespace(
+        get_current_stream=lambda: SimpleNamespace(ptr=STREAM), ExternalStream=lambda stream, number: nullcontext()
+    )
     own = library(monkeypatch, "cupy", members, cuda=stream)
     sys.modules["cupy"].empty = lambda shape, dtype: own(np.empty(shape, dtype))
     return own
@@ -130,16 +133,19 @@ def test_another_gpu(cupy):
 
 @pytest.fixture
 def torch(monkeypatch):
-    """The codes of dtypes are held on to: of this module, not of one that may be installed."""
+    """Its functions and dtypes are held on to: of this module, not of one that may be installed."""
     from fastloss._kernels.cuda import memory
 
-    memory._torch_codes.cache_clear()
+    held = (memory._torch_codes, memory._torch_empty)
+    for of_module in held:
+        of_module.cache_clear()
     names = {
         np.dtype(n): f"torch.{n}" for n in ("float16", "float32", "float64", "uint8", "int8", "int16", "int32", "int64", "bool")
     }
     members = {
         "is_cuda": True,
         "device": SimpleNamespace(index=None),
+        "is_neg": lambda self: False,
         "detach": lambda self: self,
         "data_ptr": lambda self: self.array.ctypes.data,
         "stride": lambda self: tuple(s // self.array.itemsize for s in self.array.strides),
@@ -153,7 +159,8 @@ def torch(monkeypatch):
     sys.modules["torch"].empty = lambda shape, dtype, device: own(np.empty(shape, backwards[dtype]))
     own.asked = asked
     yield own
-    memory._torch_codes.cache_clear()
+    for of_module in held:
+        of_module.cache_clear()
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])

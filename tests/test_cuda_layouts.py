@@ -64,7 +64,7 @@ def test_outputs_are_looked_at_each_time():
     with pytest.raises(ValueError, match=r"^huber: grad_out must not share memory with pred"):
         fl.huber.value_and_grad(room[1:], target, grad_out=room[:3])
     same(fl.huber.value_and_grad(room[1:], target, grad_out=room[1:]), expected)
-    with pytest.raises(TypeError, match=r"^huber: grad_out must be a CUDA array, got tuple"):
+    with pytest.raises(TypeError, match=r"^huber: grad_out must be a CUDA array, as the others are, got tuple"):
         fl.huber.value_and_grad(pred, target, grad_out=(room[:3],))
     weight = there(np.ones((3, 7), np.float32))
     with pytest.raises(ValueError, match="must have shape"):
