@@ -1,5 +1,6 @@
 """What this installation is and runs on, as text for ``python -m fastloss info`` and for bug reports."""
 
+import ctypes
 import importlib.metadata
 import platform
 import re
@@ -56,7 +57,13 @@ def _version(package):
 
 def _gpu():
     version = _version("numba-cuda")
-    return f"through numba-cuda {version}" if version else 'none (numba-cuda comes with pip install "fastloss[cuda]")'
+    if not version:
+        return 'none (numba-cuda comes with pip install "fastloss[cuda]")'
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return f"none: no driver is found (numba-cuda {version})"
+    return f"through numba-cuda {version}"
 
 
 def _line(name, fact):
