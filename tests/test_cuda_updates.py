@@ -94,15 +94,25 @@ def drawn(rng, dtype, shapes=SHAPES):
 # --- the values -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["f32", "f64"])
 @pytest.mark.parametrize(("name", "hyper"), VARIANTS, ids=ident)
-def test_every_variant_has_the_cpu_engines_bits(name, hyper, dtype):
+def test_every_variant_has_the_cpu_engines_bits(name, hyper, dtype=np.float32):
     rng = np.random.default_rng(60)
     pair = Pair(name, drawn(rng, dtype), **hyper)
     for _ in range(STEPS):
         pair.step(drawn(rng, dtype))
     # Sums over a tensor are rounded otherwise than those of the CPU engine, and a small element is a difference of large ones.
     pair.check(64 if pair.gpu._kernels[0].is_whole else ULP)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_every_rule_in_double(name):
+    test_every_variant_has_the_cpu_engines_bits(name, RULES[name].hyper, np.float64)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "hyper"), VARIANTS, ids=ident)
+def test_every_variant_in_double(name, hyper):
+    test_every_variant_has_the_cpu_engines_bits(name, hyper, np.float64)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", "float64"])
