@@ -94,7 +94,14 @@ def drawn(rng, dtype, shapes=SHAPES):
 # --- the values -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "hyper"), VARIANTS, ids=ident)
+# A rule's first and last variant; those between take minutes in the simulator.
+ENDS = {name: [v for v in VARIANTS if v[0] == name] for name in RULES}
+SOME = [
+    pytest.param(*v, marks=[] if v in (ENDS[v[0]][0], ENDS[v[0]][-1]) else pytest.mark.slow, id=ident(v[1])) for v in VARIANTS
+]
+
+
+@pytest.mark.parametrize(("name", "hyper"), SOME)
 def test_every_variant_has_the_cpu_engines_bits(name, hyper, dtype=np.float32):
     rng = np.random.default_rng(60)
     pair = Pair(name, drawn(rng, dtype), **hyper)
