@@ -97,7 +97,8 @@ def drawn(rng, dtype, shapes=SHAPES):
 # A rule's first and last variant; those between take minutes in the simulator.
 ENDS = {name: [v for v in VARIANTS if v[0] == name] for name in RULES}
 SOME = [
-    pytest.param(*v, marks=[] if v in (ENDS[v[0]][0], ENDS[v[0]][-1]) else pytest.mark.slow, id=ident(v[1])) for v in VARIANTS
+    pytest.param(*v, marks=[] if v in (ENDS[v[0]][0], ENDS[v[0]][-1]) else pytest.mark.slow, id=f"{v[0]}-{ident(v[1])}")
+    for v in VARIANTS
 ]
 
 
