@@ -148,7 +148,8 @@ def tiles_text(formulas):
             if isinstance(formula, definition.RowFormula):
                 for want in formula.wants:
                     of_want = program.Program(traced, formula.roles(want))
-                    layouts[f"{traced.name}_{want}"] = of_want.layout()
+                    layouts[f"{traced.name}_{want}"] = layout = of_want.layout()
+                    of_want.check_room(layout)
                     for precision in definition.PRECISIONS:
                         for name, text in of_want.kernels(want, precision, formula.source):
                             texts.append(text)

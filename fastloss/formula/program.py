@@ -144,8 +144,6 @@ class Program:
     def layout(self):
         """What the engine is told: every array by number, and for each kernel those it takes, in order.
 
-        FormulaError if it is more than the engine has room for.
-
         Rows are counted from 0, numbers of the row from `NUMBERS`, outputs along the row from `OUTPUTS`.
         """
         code = {name: k for k, name in enumerate(self.rows)}
@@ -166,11 +164,10 @@ class Program:
             "cost": self.cost(),
             **loops,
         }
-        self._check_room(found)
         return found
 
-    def _check_room(self, layout):
-        """Whether the engine's fixed tables (_kernels/rows.pxi) hold the program."""
+    def check_room(self, layout):
+        """FormulaError if the program is more than the engine's fixed tables (_kernels/rows.pxi) hold."""
         loops = [*layout["step"], *layout["along"], *layout["across"], *layout["again"]]
         for what, count, most in (
             ("inputs", len(self.traced.inputs) + len(self.traced.directions), 8),

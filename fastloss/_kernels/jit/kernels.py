@@ -54,7 +54,10 @@ class Kernels:
         """What the engine is told of a row formula's program, or of an update rule that looks at whole tensors; None of other rules."""
         if isinstance(self.formula, UpdateRule):
             return self.formula.layout(self._traced(name))
-        return self._program(*name.rsplit("_", 1)).layout()
+        program = self._program(*name.rsplit("_", 1))
+        layout = program.layout()
+        program.check_room(layout)
+        return layout
 
     def _compile(self, name):
         from ... import vecmath  # noqa: F401  (enters its functions)
