@@ -774,3 +774,8 @@ def test_the_python_text_computes_what_the_kernels_do(name, precision):
             np.testing.assert_array_equal(mine, theirs, err_msg=f"{role} {choice}")
             compared += mine.size
     assert compared >= 36
+
+
+@pytest.mark.parametrize("precision", definition.PRECISIONS, ids=lambda precision: precision.name)
+def test_a_machine_has_what_the_text_is_made_of(precision):
+    assert set(python.MACHINE) <= set(interpreted.interpreted(precision).operations)

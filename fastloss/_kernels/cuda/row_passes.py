@@ -22,7 +22,6 @@ class RowPasses:
         self.uniforms, self.uniform_nodes = [f"{name}_given" for name in uniform_names(nodes).values()], nodes
         self.codes = {name: code for name, code, _ in form.arrays}
         self.along = [name for name, _, has_rows in form.arrays if has_rows]
-        self.inputs = [name for name in self.program.rows if name in self.codes]
         self.label = self.formula.label if self.formula.label in self.codes and self.formula.label not in self.along else None
         self.lists = self.formula.label if self.formula.has_lists else None
         self.functions, self.checked = {}, set()
@@ -99,9 +98,6 @@ class RowPasses:
         wanted = {element: self.program.rows[element] for element in here.folds.values()}
         walked = self._walk(k, wanted, lambda names, width: self._fold(here, names, width))
         return [*self._empty(here), *walked, *self._closed(here.folds)]
-
-    def _is_sum(self, fold):
-        return self.program.numbers[fold].op == "total"
 
     def _fold(self, here, names, width):
         """Add elements that were computed together to their folds."""
