@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 
 import fastloss.vecmath  # noqa: F401  (enters its functions)
-from fastloss._kernels import engine, levels
+from fastloss._kernels.cpu import engine, levels
 from fastloss.formula import TABLE
 from fastloss.formula.definition import F32, F64, VECTOR_FUNCTIONS
 from fastloss.formula.emit import function_text
@@ -227,7 +227,7 @@ def available():
     for name in list(levels.NAMES.values())[list(levels.NAMES.values()).index(engine.ISA) :]:
         short = name.rsplit("-", 1)[-1]
         try:
-            found[short] = importlib.import_module(f"fastloss._kernels.tiles_{short}")
+            found[short] = importlib.import_module(f"fastloss._kernels.cpu.tiles_{short}")
         except ModuleNotFoundError:
             continue
     return found

@@ -7,7 +7,7 @@ Losses (`fastloss.losses`) take NumPy arrays and return value, gradient and diag
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from .face import (
+from .api import (
     BlockLoss,
     LinePoint,
     Loss,
@@ -19,7 +19,7 @@ from .face import (
     check_device,
     line_search,
 )
-from .face.own import loss, update_rule
+from .api.own import loss, update_rule
 from .formula import (
     Class,
     Classes,

@@ -9,8 +9,8 @@ from math import isnan
 from pathlib import Path
 
 from . import losses
-from ._kernels import engine
-from .face import bound
+from ._kernels.cpu import engine
+from .api import bound
 
 # What a compiler needs to be told for these functions to be as fast as the kernels: each changes no result.
 COMPILE_ARGS = ("-O3", "-fno-math-errno", "-fno-trapping-math")

@@ -9,7 +9,7 @@ import textwrap
 import numpy as np
 
 from . import __version__
-from ._kernels import engine
+from ._kernels.cpu import engine
 from .threads import get_num_threads
 
 _REQUIREMENT = re.compile(r"""(?P<name>[\w.-]+).*;\s*extra\s*==\s*["'](?P<extra>[\w.-]+)["']""")

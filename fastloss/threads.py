@@ -4,7 +4,7 @@ import operator
 import os
 from contextlib import contextmanager
 
-from ._kernels import engine
+from ._kernels.cpu import engine
 
 
 def get_num_threads() -> int:

@@ -14,7 +14,7 @@ import pytest
 from test_formulas import away_from_default
 
 import fastloss as fl
-from fastloss._kernels import blocks, centers, linear
+from fastloss._kernels.cpu import blocks, centers, linear
 from fastloss.formula import Class, ClassWeight
 
 each_loss = pytest.mark.parametrize("name", fl.losses.BLOCKS)

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import fastloss as fl
-from fastloss._kernels import engine
+from fastloss._kernels.cpu import engine
 from fastloss.formula import F32, F64
 from fastloss.formula.c import function_name
 

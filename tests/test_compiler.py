@@ -8,7 +8,7 @@ import pytest
 
 import fastloss as fl
 import fastloss.vecmath
-from fastloss._kernels import interpreted
+from fastloss._kernels.jit import interpreted
 from fastloss.formula import (
     TABLE,
     Each,

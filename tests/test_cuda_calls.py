@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import fastloss as fl
-from fastloss.face import loss
+from fastloss.api import loss
 from fastloss.formula import Positive, Real
 
 from . import cuda_simulator, inputs

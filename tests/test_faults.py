@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import fastloss as fl
-from fastloss._kernels import engine
+from fastloss._kernels.cpu import engine
 from fastloss.formula import Interval
 
 from . import inputs

@@ -5,7 +5,7 @@ import pytest
 from test_blocks import FEATURES, draw, refuses
 
 import fastloss as fl
-from fastloss._kernels import blocks, centers
+from fastloss._kernels.cpu import blocks, centers
 
 
 @pytest.fixture

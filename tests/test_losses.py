@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import fastloss as fl
-from fastloss._kernels import engine, levels
+from fastloss._kernels.cpu import engine, levels
 from fastloss.formula import Flag, Label, Optional, oracle
 
 from . import inputs, twin
@@ -606,7 +606,7 @@ LEVELS = ["x86-64-v2", "x86-64-v3", "x86-64-v4", "plain"]
 
 EVALUATE = """
     import sys, numpy as np, fastloss as fl
-    from fastloss._kernels import engine
+    from fastloss._kernels.cpu import engine
     given = np.load(sys.argv[1], allow_pickle=True)
     found = {"isa": engine.ISA}
     for key in given["keys"]:
@@ -673,7 +673,7 @@ def test_an_unknown_level_says_which_there_are(level):
 
 
 def test_the_short_names_of_levels():
-    run = python("import fastloss._kernels.engine as e; print(e.ISA)", FASTLOSS_ISA=engine.ISA.rsplit("-", 1)[-1])
+    run = python("import fastloss._kernels.cpu.engine as e; print(e.ISA)", FASTLOSS_ISA=engine.ISA.rsplit("-", 1)[-1])
     assert run.stdout.strip() == engine.ISA, run.stderr
 
 

@@ -460,7 +460,7 @@ for name, hyper in {rules!r}:
 
 
 def test_every_level_of_the_processor_agrees():
-    from fastloss._kernels import engine, levels
+    from fastloss._kernels.cpu import engine, levels
 
     own = next(level for level, name in levels.NAMES.items() if name == engine.ISA)
     results = []

@@ -42,8 +42,9 @@ def python(*arguments, **options):
 LAYERS = [
     "formula",
     "vecmath",
+    "interop",
     "_kernels",
-    "face",
+    "api",
     "losses",
     "optimizers",
     "state",
@@ -143,7 +144,7 @@ def test_formula_imports_nothing_else_of_ours():
 
 
 def test_the_scan_sees_imports():
-    source = "import os\nfrom . import graph\nfrom ..losses import x\nfrom .. import face\ndef f():\n    import numpy as np\n"
+    source = "import os\nfrom . import graph\nfrom ..losses import x\nfrom .. import api\ndef f():\n    import numpy as np\n"
     path = Path(pytest.importorskip("tempfile").mkdtemp()) / "m.py"
     path.write_text(source)
     found = list(imports(path, ("formula", "m")))
@@ -151,11 +152,11 @@ def test_the_scan_sees_imports():
         "os",
         "fastloss.formula.graph",
         "fastloss.losses.x",
-        "fastloss.face",
+        "fastloss.api",
         "numpy",
     ]
     assert [top for _, top, _ in found] == [True, True, True, True, False]
-    assert [layer_of(full) for full, _, _ in found[1:4]] == ["formula", "losses", "face"]
+    assert [layer_of(full) for full, _, _ in found[1:4]] == ["formula", "losses", "api"]
 
 
 # --- what an import costs ---------------------------------------------------------------------------------------------------
@@ -206,7 +207,7 @@ def test_import_is_silent_and_optimised_python_is_fine():
 
 def test_the_build_runs_in_a_bare_interpreter(tmp_path):
     """generate.py with neither site-packages nor environment: the standard library is all there is."""
-    generate = SOURCE / "_kernels" / "generate.py"
+    generate = SOURCE / "_kernels" / "build" / "generate.py"
     if not generate.exists():
         pytest.skip("no source folder")
     program = f"""
@@ -230,7 +231,7 @@ print(*sorted({{m.partition(".")[0] for m in sys.modules}} - set(sys.stdlib_modu
 
 
 def test_the_build_writes_the_same_text_twice(tmp_path):
-    generate = SOURCE / "_kernels" / "generate.py"
+    generate = SOURCE / "_kernels" / "build" / "generate.py"
     if not generate.exists():
         pytest.skip("no source folder")
     texts = []
@@ -456,7 +457,7 @@ def test_version():
 def test_typing_files_are_installed():
     assert (INSTALLED / "py.typed").exists()
     assert (INSTALLED / "losses" / "__init__.pyi").exists()
-    assert (INSTALLED / "_kernels" / "engine.pyi").exists()
+    assert (INSTALLED / "_kernels" / "cpu" / "engine.pyi").exists()
 
 
 def test_headers_are_installed():
@@ -467,11 +468,9 @@ def test_headers_are_installed():
 
 
 def test_the_build_files_are_not_installed():
-    names = {path.name for path in (INSTALLED / "_kernels").iterdir()}
+    assert not (INSTALLED / "_kernels" / "build").exists()
+    names = {path.name for path in (INSTALLED / "_kernels" / "cpu").iterdir()}
     assert not names & {
-        "generate.py",
-        "generate_header.py",
-        "sources.py",
         "line.pxi",
         "c_calls.pxi",
         "meson.build",

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from fastloss import vecmath
-from fastloss._kernels import engine
+from fastloss._kernels.cpu import engine
 from fastloss.formula import TABLE, VECTOR_FUNCTIONS
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "vector_math.py"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fastloss._kernels import engine
+from fastloss._kernels.cpu import engine
 
 FOLDER = Path(engine.__file__).parent
 MODULES = sorted(FOLDER.glob("tiles_*.so"))
@@ -78,7 +78,7 @@ def kernels(module):
     """Those of the functions that are kernels, by the name that the formula gave them."""
     names = {}
     for symbol, lines in functions(module).items():
-        plain = re.fullmatch(r"__pyx_f_8fastloss_8_kernels_5tiles_(\w+_(f32|f64))(\.\w+)*", symbol)
+        plain = re.fullmatch(r"__pyx_f_8fastloss_8_kernels_3cpu_5tiles_(\w+_(f32|f64))(\.\w+)*", symbol)
         if plain and not re.search(r"\bjmp\s+[0-9a-f]+ <__pyx_f", lines[0]):  # the same code as another's is there once
             names[plain[1]] = lines
     if not names and "no symbols" in tool("nm", str(module), error=True):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..formula import Positive, Real
-from . import kinds
+from .. import interop
 
 
 def is_bfloat16(dtype):
@@ -57,7 +57,7 @@ def as_array(who, name, value):
         )
     if on_device(value):
         raise TypeError(f"{who}: {name} must be in the host's memory, as the others are, got a CUDA array")
-    array = kinds.as_numpy(who, name, value)
+    array = interop.as_numpy(who, name, value)
     if not (is_floating(array.dtype) or array.dtype.kind in "iub"):
         raise TypeError(
             f"{who}: {name} must hold real numbers (float16 to float64, bfloat16, integers or bool), got dtype {array.dtype}"

@@ -6,8 +6,10 @@ from typing import Any
 import numpy as np
 
 from .. import losses
-from .._kernels import arrays, engine, kinds
-from ..face import Loss, RowLoss, bound
+from .._kernels import arrays
+from .._kernels.cpu import engine
+from .. import interop
+from ..api import Loss, RowLoss, bound
 from ..formula import NonNegative, Positive
 
 # What of X is gone through at once, in bytes: its product with the weights leaves it in the cache for the gradient. Measured, a logistic
@@ -78,7 +80,7 @@ class Objective:
         return coefficients, float(intercept) if intercept is not None and not self._outputs else intercept
 
     def _vector(self, name, given):
-        vector = np.asarray(kinds.as_numpy("as_scipy", name, given), np.float64)
+        vector = np.asarray(interop.as_numpy("as_scipy", name, given), np.float64)
         if vector.shape != (self.size,):
             raise ValueError(f"as_scipy: {name} must have shape {(self.size,)}, got {vector.shape}")
         return vector

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..face import BlockLoss, Loss, RowLoss
+from ..api import BlockLoss, Loss, RowLoss
 from ..formula import RowFormula, oracle
 from ..threads import get_num_threads, threadpool_limits
 from .draws import drawn, extremes, settings

@@ -163,7 +163,7 @@ from typing import Any, Literal, NoReturn, overload
 
 from numpy.typing import ArrayLike, NDArray
 
-from ..face import BlockLoss, Loss, NearestCenterLoss, RowLoss
+from ..api import BlockLoss, Loss, NearestCenterLoss, RowLoss
 
 ROWS: list[str]
 BLOCKS: list[str]

@@ -4,7 +4,7 @@ To add one is to write it in one of these modules: the kernels, the derivatives,
 follow from it.
 """
 
-from ..face import BlockLoss, Loss, RowLoss
+from ..api import BlockLoss, Loss, RowLoss
 from . import binary, classification, clustering, counts, distributions, embeddings, linear, regression
 
 FAMILIES = {

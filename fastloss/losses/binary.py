@@ -1,6 +1,6 @@
 """Losses for two classes: of probabilities, of logits, of margins, and of pairs."""
 
-from ..face import loss
+from ..api import loss
 from ..formula import (
     Fraction,
     Interval,

@@ -1,6 +1,6 @@
 """Losses of a row of logits and the class that it should name."""
 
-from ..face import row_loss
+from ..api import row_loss
 from ..formula import (
     Class,
     Classes,

@@ -1,6 +1,6 @@
 """Squared distances of rows from centers: those that their labels name, or the nearest ones."""
 
-from ..face import center_loss, nearest_center_loss, row_loss
+from ..api import center_loss, nearest_center_loss, row_loss
 from ..formula import Class, Shaped
 from ..formula.rows import total
 

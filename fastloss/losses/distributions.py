@@ -1,6 +1,6 @@
 """Divergences between distributions: entry by entry, and of whole rows."""
 
-from ..face import loss, row_loss
+from ..api import loss, row_loss
 from ..formula import (
     Flag,
     Fraction,

@@ -1,6 +1,6 @@
 """Losses of distances and angles between rows of embeddings."""
 
-from ..face import row_loss
+from ..api import row_loss
 from ..formula import Flag, Fraction, Interval, Label, NonNegative, PerRow, Positive, maximum, minimum, sqrt, where
 from ..formula.rows import dot, norm, norm2, total
 

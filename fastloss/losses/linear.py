@@ -1,6 +1,6 @@
 """Losses of a linear layer's output, in blocks of rows: the layer's output is never held whole."""
 
-from ..face import linear_loss
+from ..api import linear_loss
 from ..formula import Shaped
 from .classification import cross_entropy
 

@@ -2,7 +2,7 @@
 
 import math
 
-from ..face import loss
+from ..api import loss
 from ..formula import (
     Flag,
     Fraction,

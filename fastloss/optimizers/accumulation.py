@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from .._kernels import arrays, norms
-from ..face.parameters import SparseRows
+from .._kernels import arrays
+from .._kernels.cpu import norms
+from ..api.parameters import SparseRows
 from .arithmetic import Add, named, over
 
 

@@ -1,6 +1,6 @@
 """Adam and its kin: a mean of the gradients over a mean of their squares, or over what takes the squares' place."""
 
-from ..face import update_rule
+from ..api import update_rule
 from ..formula import Decay, Each, Flag, Fraction, NonNegative, absolute, exp, log, maximum, minimum, sign, sqrt, where
 from ._parts import average, cautious_move, ratio
 

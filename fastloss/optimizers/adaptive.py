@@ -1,6 +1,6 @@
 """A step length for each element: from the squares of its gradients, or from whether they keep their sign."""
 
-from ..face import update_rule
+from ..api import update_rule
 from ..formula import (
     Decay,
     Each,

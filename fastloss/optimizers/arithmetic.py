@@ -3,7 +3,7 @@
 The engine sees to dtypes, layouts, threads, and memory that overlaps, as it does in a step.
 """
 
-from ..face import update_rule
+from ..api import update_rule
 from ..formula import Flag, Fraction, Real, where
 
 

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from .._kernels import arrays
-from ..face.parameters import check_keys
+from ..api.parameters import check_keys
 from ..formula import Fraction, Optional, Whole
 from .arithmetic import Blend, named, over
 

@@ -3,7 +3,8 @@
 import math
 from typing import Any
 
-from .._kernels import arrays, norms
+from .._kernels import arrays
+from .._kernels.cpu import norms
 from ..formula import Flag, Interval, Positive
 from .arithmetic import Clamp, Multiply, over
 

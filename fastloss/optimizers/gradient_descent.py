@@ -1,6 +1,6 @@
 """Gradient descent: the move is along the gradient, or along a sum of those so far."""
 
-from ..face import update_rule
+from ..api import update_rule
 from ..formula import Decay, Flag, NonNegative, Real, maximum, where
 
 

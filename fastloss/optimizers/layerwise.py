@@ -1,6 +1,6 @@
 """Rules whose steps are as long as the tensor is large."""
 
-from ..face import update_rule
+from ..api import update_rule
 from ..formula import Each, Fraction, NonNegative, sqrt, where
 from ..formula.rows import norm2
 from ._parts import average, ratio

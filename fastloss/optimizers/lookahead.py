@@ -3,7 +3,7 @@
 from typing import Any, ClassVar
 
 from .._kernels import arrays
-from ..face.optimizer import StepResult
+from ..api.optimizer import StepResult
 from ..formula import Fraction, Whole
 from .arithmetic import Blend, named
 from .averaging import check_arrays, wide

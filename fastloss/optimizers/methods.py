@@ -1,6 +1,6 @@
 """The optimizers that can do more than a step."""
 
-from ..face.methods import Averages, TakesHessian
+from ..api.methods import Averages, TakesHessian
 from . import schedule_free, second_order
 
 

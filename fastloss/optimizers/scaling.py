@@ -3,8 +3,8 @@
 from typing import Any
 
 from .._kernels import arrays
-from ..face.optimizer import StepResult
-from ..face.parameters import check_keys
+from ..api.optimizer import StepResult
+from ..api.parameters import check_keys
 from ..formula import Fraction, Interval, Whole
 
 # Between them it and its inverse are normal numbers of float32, in which most gradients are computed.

@@ -1,6 +1,6 @@
 """Schedule-free rules: a mean over the steps takes the place of a falling learning rate."""
 
-from ..face import update_rule
+from ..api import update_rule
 from ..formula import Decay, Each, Fraction, NonNegative, minimum, sqrt, where
 from ._parts import average, ratio
 

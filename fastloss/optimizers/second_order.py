@@ -1,6 +1,6 @@
 """Rules that know an estimate of the Hessian's diagonal."""
 
-from ..face import update_rule
+from ..api import update_rule
 from ..formula import Decay, Each, Fraction, NonNegative, maximum, minimum
 from ._parts import average, ratio
 

@@ -4,8 +4,9 @@ import math
 import sys
 from typing import Any, ClassVar
 
-from .._kernels import arrays, norms
-from ..face.optimizer import StepResult
+from .._kernels import arrays
+from .._kernels.cpu import norms
+from ..api.optimizer import StepResult
 from ..formula import Flag, NonNegative
 from .arithmetic import Add
 from .wrapping import Wrapper

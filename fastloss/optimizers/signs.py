@@ -1,6 +1,6 @@
 """Rules that go by the sign of a mean of the gradients: every element moves equally far."""
 
-from ..face import update_rule
+from ..api import update_rule
 from ..formula import Decay, Each, Flag, Fraction, NonNegative, sign
 from ._parts import average, cautious_move
 

@@ -3,9 +3,9 @@
 from typing import Any, ClassVar
 
 from .._kernels import arrays
-from ..face.engines import HOST
-from ..face.optimizer import Optimizer
-from ..face.parameters import check_keys
+from ..api.engines import HOST
+from ..api.optimizer import Optimizer
+from ..api.parameters import check_keys
 from .arithmetic import named
 
 

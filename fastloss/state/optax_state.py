@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from ..face import Optimizer
-from ..face.parameters import match
+from ..api import Optimizer
+from ..api.parameters import match
 from .structure import check_optimizer, check_steps, named_groups
 
 _MOST_INT32 = 2**31 - 1

@@ -8,7 +8,7 @@ import stat
 
 import numpy as np
 
-from ..face import Optimizer
+from ..api import Optimizer
 from ..optimizers import LossScaler, WeightAverage
 from ..optimizers.wrapping import Wrapper
 from .structure import apart, check_saveable, kind, like_of, plain, together

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ..face import Optimizer
+from ..api import Optimizer
 from ..optimizers import LossScaler, WeightAverage
 from ..optimizers.wrapping import Wrapper
 from .tensors import FormatError

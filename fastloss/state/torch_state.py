@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..face import Optimizer
+from ..api import Optimizer
 from .structure import check_optimizer, check_steps, named_groups
 
 # Beyond it float32, PyTorch's dtype of a step count, skips numbers.

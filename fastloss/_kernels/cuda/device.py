@@ -18,8 +18,8 @@ from numba.cuda import types
 from numba.cuda.core import config
 from numba.cuda.extending import intrinsic
 
-from .. import llvm
-from ..machines import Machine
+from ..jit import llvm
+from ..jit.machines import Machine
 from . import simulated
 from .storage import STORAGES, conversions
 

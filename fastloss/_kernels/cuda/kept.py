@@ -9,7 +9,7 @@ from .sweep import Sweep
 
 
 class Kept:
-    """The engine of an optimizer whose parameters are CUDA arrays: as `fastloss.face.engines.Host` for those of NumPy.
+    """The engine of an optimizer whose parameters are CUDA arrays: as `fastloss.api.engines.Host` for those of NumPy.
 
     Arrays are `memory.Array`, `shown` as what they are to the caller. New ones are of the library of the parameter beside them.
     """

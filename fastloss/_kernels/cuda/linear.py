@@ -7,7 +7,8 @@ them, on the GPU, and the results are divided: so gradients in half precision do
 import math
 from contextlib import nullcontext
 
-from .. import arrays, blocks
+from .. import arrays
+from ..cpu import blocks
 from . import device, memory, sums
 from .calls import Call, Layout, Place
 from .plan import GRAD, VALUE, overlaps_itself, stream_of

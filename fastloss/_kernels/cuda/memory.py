@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .. import arrays, kinds
+from .. import arrays
+from ... import interop
 from . import device
 from .storage import STORAGES, code_of
 
@@ -38,7 +39,7 @@ class Array(NamedTuple):
 
     @property
     def dtype(self):
-        return kinds.bfloat16(self.kind.name) if self.code == "bf16" else STORAGES[self.code].dtype
+        return interop.bfloat16(self.kind.name) if self.code == "bf16" else STORAGES[self.code].dtype
 
     @property
     def itemsize(self):

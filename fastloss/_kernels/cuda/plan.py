@@ -10,7 +10,8 @@ from ...formula import graph
 from ...formula.definition import F32
 from ...formula.emit import uniforms
 from ...formula.python import uniforms_text, variant_text
-from .. import arrays, interpreted
+from .. import arrays
+from ..jit import interpreted
 from . import device, faults, memory
 from .calls import Call, Layout, Place
 from .storage import STORAGES

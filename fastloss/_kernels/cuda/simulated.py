@@ -6,7 +6,7 @@ import threading
 
 import numpy as np
 
-from ..interpreted import interpreted
+from ..jit.interpreted import interpreted
 from .storage import STORAGES
 
 _BY_RAW = {storage.raw: storage for storage in STORAGES.values()}

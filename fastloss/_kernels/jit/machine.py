@@ -6,8 +6,8 @@ import numba
 from numba import types
 from numba.extending import intrinsic
 
-from ..llvm import operations
-from ..machines import Machine
+from .llvm import operations
+from .machines import Machine
 
 # Divisions by 0 give infinity. LLVM keeps sums in their order and fuses nothing by itself.
 OPTIONS = {"error_model": "numpy", "nogil": True}

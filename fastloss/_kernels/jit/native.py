@@ -9,7 +9,7 @@ import platform
 from functools import cache
 
 from ...formula.assembly import Processor
-from ..engine import ISA
+from ..cpu.engine import ISA
 from . import cache as kept
 
 # Counts up when the way from the text to object code changes.

@@ -7,8 +7,8 @@ functions of fastloss.vecmath are defined on it once, one after the other as the
 import linecache
 from functools import cached_property
 
-from ..formula import definition
-from ..formula.python import function_text
+from ...formula import definition
+from ...formula.python import function_text
 
 
 class Machine:
@@ -25,7 +25,7 @@ class Machine:
     @cached_property
     def scope(self):
         """Everything that a formula's text may call."""
-        from .. import vecmath  # noqa: F401  (enters its functions)
+        from ... import vecmath  # noqa: F401  (enters its functions)
 
         scope = dict(self.operations)
         for function in definition.VECTOR_FUNCTIONS.values():

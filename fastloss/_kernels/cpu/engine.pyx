@@ -13,7 +13,9 @@ import warnings
 
 import numpy as np
 
-from . import arrays, kinds, levels, norms
+from .. import arrays
+from ... import interop
+from . import levels, norms
 
 cdef extern from "cpu.h":
     int fastloss_cpu_level()
@@ -373,7 +375,7 @@ cdef class Plan:
         cdef Held held
         held.count = 0
         if is_foreign(inputs, value_out, grad_out, hess_out):
-            return kinds.evaluate(self, want, inputs, sample_weight, reduction, normalizer, value_out, grad_out, hess_out, check)
+            return interop.evaluate(self, want, inputs, sample_weight, reduction, normalizer, value_out, grad_out, hess_out, check)
         try:
             return _evaluate(self, want, inputs, sample_weight, reduction, normalizer, value_out, grad_out, hess_out, check, &held)
         finally:
@@ -409,7 +411,7 @@ cdef inline bint is_foreign(tuple inputs, object value_out, object grad_out, obj
     """Whether the first input, or an output, is an array of another library."""
     if is_plain(value_out) and is_plain(grad_out) and is_plain(hess_out) and len(inputs) and type(inputs[0]) is ndarray:
         return False
-    return kinds.is_foreign(inputs, value_out, grad_out, hess_out)
+    return interop.is_foreign(inputs, value_out, grad_out, hess_out)
 
 
 cdef int ask_for_signals(void* context) noexcept nogil:

@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from .._kernels import arrays, blocks, kinds
-from .._kernels.centers import NamedCenter, NearestCenter
-from .._kernels.linear import Linear
+from .._kernels import arrays
+from .._kernels.cpu import blocks
+from .. import interop
+from .._kernels.cpu.centers import NamedCenter, NearestCenter
+from .._kernels.cpu.linear import Linear
 from ..formula import BlockFormula, NearestCenterFormula, Shaped
 from .loss import GRAD, VALUE, Loss, load_cuda
 
@@ -91,8 +93,8 @@ class BlockPlan:
 
     def evaluate(self, want, inputs, sample_weight, reduction, normalizer, value_out, grad_out, hess_out, check):
         """As `Plan.evaluate` of the engine, without Hessians."""
-        if kinds.is_foreign(inputs, value_out, grad_out, hess_out):
-            return kinds.evaluate(
+        if interop.is_foreign(inputs, value_out, grad_out, hess_out):
+            return interop.evaluate(
                 self, want, inputs, sample_weight, reduction, normalizer, value_out, grad_out, hess_out, check
             )
         blocks.check_call(self.who, want, reduction, normalizer)
@@ -135,7 +137,7 @@ class BlockPlan:
         labels = np.empty(rows.lead, np.intp)
         with np.errstate(all="ignore"):
             rows.assign(self._start(given, {}, {}, rows), labels)
-        return kinds.in_kind(labels, inputs[0])
+        return interop.in_kind(labels, inputs[0])
 
     def _arrays(self, inputs):
         """The inputs as plain arrays, by name; their shapes and dtypes agree."""

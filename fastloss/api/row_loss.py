@@ -5,13 +5,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .._kernels import arrays, kinds
-from .._kernels.engine import RowPlan
+from .._kernels import arrays
+from .. import interop
+from .._kernels.cpu.engine import RowPlan
 from ..formula import PROBABILITIES, Class, Classes, ClassWeight, Fraction, PerRow, RowFormula
 from .loss import GRAD, HESS, MOST_PLANS, VALUE, Loss, load_cuda
 
 if TYPE_CHECKING:
-    from .._kernels.engine import Library
+    from .._kernels.cpu.engine import Library
 
 HVP = 8
 WANTED = {"value": VALUE, "grad": GRAD, "hess": HESS}
@@ -202,7 +203,7 @@ def _are_probabilities(who, name, target, logits):
         taken, dims = take(who, name, target), len(take(who, "", logits).shape) if arrays.on_device(logits) else np.ndim(logits)
         return taken.code[0] in "fb" and len(taken.shape) == dims
     if type(target) is not np.ndarray:
-        target = kinds.as_numpy(who, name, target)
+        target = interop.as_numpy(who, name, target)
     if target.dtype.kind in "iub":
         return False
     return arrays.is_floating(target.dtype) and target.ndim > 0 and target.ndim == np.ndim(logits)

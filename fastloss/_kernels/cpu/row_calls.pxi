@@ -60,7 +60,7 @@ cdef class RowPlan:
         cdef Held held
         held.count = 0
         if is_foreign(inputs, value_out, grad_out, hess_out):
-            return kinds.evaluate(self, want, inputs, sample_weight, reduction, normalizer, value_out, grad_out, hess_out, check, others)
+            return interop.evaluate(self, want, inputs, sample_weight, reduction, normalizer, value_out, grad_out, hess_out, check, others)
         try:
             return _evaluate_rows(self, want, inputs, sample_weight, reduction, normalizer, value_out, grad_out, hess_out, others, check, &held)
         finally:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from .._kernels import arrays
-from .._kernels.engine import RuleVariant, Sweep
+from .._kernels.cpu.engine import RuleVariant, Sweep
 from .loss import load_cuda
 from .parameters import as_parameter, row_gradient
 

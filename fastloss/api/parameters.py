@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._kernels import arrays, kinds
+from .._kernels import arrays
+from .. import interop
 
 
 class SparseRows(NamedTuple):
@@ -22,7 +23,7 @@ class SparseRows(NamedTuple):
 def floating_dtype(who, name, given):
     """A floating dtype of two to eight bytes."""
     if given == "bfloat16":
-        given = kinds.bfloat16(who)
+        given = interop.bfloat16(who)
     try:
         dtype = np.dtype(given)
     except TypeError:
@@ -114,7 +115,7 @@ def named(who, prefix, params):
 
 def as_parameter(who, name, array):
     """The array that is rewritten in place: the one given, or the memory of a PyTorch tensor."""
-    array = kinds.writable(who, name, array)
+    array = interop.writable(who, name, array)
     if type(array) is not np.ndarray:
         raise TypeError(f"{who}: {name} must be a NumPy array, for it is rewritten in place, got {type(array).__name__}")
     arrays.check_floating(who, name, array)

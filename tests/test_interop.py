@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import fastloss as fl
-from fastloss._kernels import kinds
+from fastloss import interop
 
 from . import inputs
 
@@ -40,14 +40,14 @@ def make(name, values):
 
 
 def is_of(name, value):
-    return kinds.library(type(value)) == name
+    return interop.library(type(value)) == name
 
 
 def plain(value):
     """A result as NumPy sees it."""
     if isinstance(value, tuple):
         return tuple(plain(each) for each in value)
-    return value if isinstance(value, float) else kinds.as_numpy("test", "value", value)
+    return value if isinstance(value, float) else interop.as_numpy("test", "value", value)
 
 
 # --- there and back -----------------------------------------------------------------------------------------------------------
@@ -332,7 +332,7 @@ def test_dlpack_that_cannot_be_taken():
 
 
 def test_nothing_is_imported_to_recognise_an_array():
-    assert kinds.library(np.ndarray) is None
+    assert interop.library(np.ndarray) is None
     assert not {"torch", "jax", "pandas", "polars"} & {
         name for name in vars(kinds) if name in sys.modules and hasattr(vars(kinds)[name], "__path__")
     }
@@ -341,15 +341,15 @@ def test_nothing_is_imported_to_recognise_an_array():
 def test_without_a_copy():
     torch = library("torch")
     tensor = torch.zeros(10)
-    assert np.shares_memory(kinds.as_numpy("t", "x", tensor), tensor.numpy())
+    assert np.shares_memory(interop.as_numpy("t", "x", tensor), tensor.numpy())
     half = torch.zeros(10, dtype=torch.bfloat16)
     pytest.importorskip("ml_dtypes", reason="needs ml_dtypes")
-    kinds.as_numpy("t", "x", half)[:] = 1
+    interop.as_numpy("t", "x", half)[:] = 1
     assert (half == 1).all()
 
 
 @pytest.mark.parametrize("name", ["jax", "pandas", "polars"])
 def test_without_a_copy_elsewhere(name):
     values = make(name, np.zeros(1000))
-    first, second = (kinds.as_numpy("t", "x", values) for _ in range(2))
+    first, second = (interop.as_numpy("t", "x", values) for _ in range(2))
     assert np.shares_memory(first, second)

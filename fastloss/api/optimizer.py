@@ -26,7 +26,7 @@ from .parameters import (
 )
 
 if TYPE_CHECKING:
-    from .._kernels.engine import Library
+    from .._kernels.cpu.engine import Library
 
 
 class StepResult(NamedTuple):

@@ -7,7 +7,7 @@ from functools import cache
 
 import numpy as np
 
-from ..formula.definition import F64
+from ...formula.definition import F64
 from .machines import Machine
 
 _SPLIT = 2.0**27 + 1

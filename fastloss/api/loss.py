@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .._kernels import arrays
-from .._kernels.engine import Plan
+from .._kernels.cpu.engine import Plan
 from ..formula import Formula, Interval
 from ..formula.document import docstring
 from .jit import Jit
 
 if TYPE_CHECKING:
-    from .._kernels.engine import Library
+    from .._kernels.cpu.engine import Library
 
 VALUE, GRAD, HESS = 1, 2, 4
 MOST_PLANS = 64

@@ -111,16 +111,16 @@ def import_formulas(package):
 
         return decorate
 
-    face = types.ModuleType("fastloss.face")
-    face.loss, face.update_rule = decorator(definition.Formula), decorator(definition.UpdateRule)
-    face.row_loss = decorator(definition.RowFormula)
+    api = types.ModuleType("fastloss.api")
+    api.loss, api.update_rule = decorator(definition.Formula), decorator(definition.UpdateRule)
+    api.row_loss = decorator(definition.RowFormula)
     blocks = importlib.import_module("fastloss.formula.blocks")
-    face.linear_loss = face.center_loss = decorator(blocks.BlockFormula)
-    face.nearest_center_loss = decorator(blocks.NearestCenterFormula)
-    sys.modules["fastloss.face"] = face
+    api.linear_loss = api.center_loss = decorator(blocks.BlockFormula)
+    api.nearest_center_loss = decorator(blocks.NearestCenterFormula)
+    sys.modules["fastloss.api"] = api
     for folder in ("losses", "optimizers"):
         for file in sorted((package / folder).glob("[!_]*.py")):
-            if "from ..face import" in file.read_text(encoding="utf-8"):
+            if "from ..api import" in file.read_text(encoding="utf-8"):
                 importlib.import_module(f"fastloss.{folder}.{file.stem}")
     return formulas
 

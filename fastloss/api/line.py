@@ -2,7 +2,8 @@
 
 from typing import Any, NamedTuple
 
-from .._kernels import arrays, engine
+from .._kernels import arrays
+from .._kernels.cpu import engine
 from .loss import Loss, bound
 
 
