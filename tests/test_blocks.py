@@ -323,6 +323,21 @@ def test_an_output_may_lie_over_an_input(name, small_blocks):
 
 
 @each_loss
+def test_outputs_that_interleave(name, small_blocks):
+    """Two columns of one array, or the parts of complex numbers, have no element in common."""
+    arrays = draw(getattr(fl, name).formula, SHARED)
+    expected = call(name, arrays)
+    rest = [None] * (len(expected[1]) - 2)
+    pair, numbers = np.zeros((SHARED, FEATURES, 2)), np.zeros((SHARED, FEATURES), complex)
+    for outs in ((pair[..., 0], pair[..., 1]), (numbers.real, numbers.imag)):
+        inputs.assert_same(call(name, arrays, grad_out=[*outs, *rest]), expected)
+    # An output between the elements of an input needs no copy, nor does it change the input.
+    pair[..., 0] = arrays["x"]
+    inputs.assert_same(call(name, arrays | {"x": pair[..., 0]}, grad_out=[pair[..., 1], None, *rest]), expected)
+    np.testing.assert_array_equal(pair[..., 0], arrays["x"])
+
+
+@each_loss
 def test_outputs_must_not_share_memory(name):
     arrays = draw(getattr(fl, name).formula, SHARED)
     memory = np.full((SHARED + 1, FEATURES), float(SENTINEL))
@@ -482,6 +497,8 @@ def test_a_label_outside(name, how, small_blocks):
         (ValueError, "bias must have shape (6,), got (6, 1)", {"bias": np.ones((6, 1))}),
         (ValueError, "target must broadcast to the rows' shape (4,), got (3,)", {"target": np.zeros(3, int)}),
         (ValueError, "target must broadcast to the rows' shape (4,), got (4, 1)", {"target": np.zeros((4, 1), int)}),
+        (ValueError, "target must hold one label for each row, in their shape (4,), got (1,)", {"target": np.zeros(1, int)}),
+        (ValueError, "got 18446744073709551516 at index 1", {"target": np.array([0, 2**64 - 100, 1, 1], np.uint64)}),
         (ValueError, "class_weight must have one number for each of the 6 classes", {"class_weight": np.ones(5)}),
         (ValueError, "class_weight must be finite and not negative, got -2", {"class_weight": [1, 1, -2, 1, 1, 1.0]}),
         (ValueError, "class_weight must be finite and not negative, got nan", {"class_weight": [1, 1, np.nan, 1, 1, 1]}),
@@ -554,6 +571,23 @@ def test_options_refused(name, error, said, options):
         rest = [np.full(arrays[n].shape, float(SENTINEL)) for n in differentiable(name, arrays)[1:]]
         options = {"grad_out": (options["grad_out"], *rest)}
     refuses(error, said, name, arrays, **options)
+
+
+@each_loss
+def test_a_reduction_by_any_kind_of_text(name):
+    arrays = few(name)
+    for reduction in ("mean", "sum", "none"):
+        inputs.assert_same(call(name, arrays, reduction=np.str_(reduction)), call(name, arrays, reduction=reduction))
+    for wrong in (1, None, b"sum", np.array(["sum", "mean"])):
+        refuses(ValueError, "reduction must be 'mean', 'sum' or 'none', got", name, arrays, reduction=wrong)
+
+
+@each_loss
+def test_a_divisor_beyond_the_precision(name):
+    arrays = draw(getattr(fl, name).formula, 4, (), dtype=np.float32)
+    for options in ({"normalizer": 1e-40}, {"normalizer": 1e40}, {"sample_weight": np.full(4, 1e-42)}):
+        with pytest.raises(ValueError, match=f"^{name}: .* must be within float32's range, and its inverse too"):
+            call(name, arrays, **options)
 
 
 @each_loss
@@ -684,6 +718,55 @@ def test_numpys_error_state_does_not_matter(name):
         arrays["x"][3] = np.inf
         arrays["x"][5] *= 1e30
         call(name, arrays)
+        if "class_weight" in arrays:
+            arrays["class_weight"][::2] = 1e-40
+        value = call(name, arrays, sample_weight=np.full(20, 1e-30), reduction="none", value_out=np.zeros(20, np.float32))
+        assert np.isfinite(value[0][[0, 1]]).all()
+
+
+RACE = """
+    import sys, threading, numpy as np, fastloss as fl
+    name = sys.argv[1]
+    rows, labels = 4000, np.zeros(4000, np.int64)
+    x, shared, weight = np.ones((rows, 4), np.float32), np.ones((3, 4), np.float32), np.ones(rows)
+    more = {"class_weight": np.ones(3, np.float32)} if name == "linear_cross_entropy" else {}
+    going = True
+
+    def write():
+        while going:
+            labels[...] = 2**40
+            labels[...] = 0
+            weight[...] = np.nan
+            weight[...] = 1
+            labels[...] = -(2**40)
+            labels[...] = 1
+            for array in more.values():
+                array[...] = -1
+                array[...] = 1
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        for _ in range(1500):
+            try:
+                getattr(fl, name).grad(x, shared, labels, sample_weight=weight, **more)
+            except ValueError:
+                pass
+    finally:
+        going = False
+        thread.join()
+    labels[...], weight[...] = 0, 1
+    print(getattr(fl, name)(x, shared, labels))
+"""
+
+
+@pytest.mark.parametrize("name", ["linear_cross_entropy", "center"])
+def test_labels_and_weights_rewritten_by_another_thread(name):
+    """Whatever it computes then, nothing is read or written beyond the arrays."""
+    command = [sys.executable, "-P", "-X", "faulthandler", "-c", textwrap.dedent(RACE), name]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stderr
+    assert float(run.stdout) == pytest.approx({"linear_cross_entropy": np.log(3), "center": 0}[name])
 
 
 INTERRUPT = """

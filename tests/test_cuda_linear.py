@@ -51,10 +51,12 @@ class Library:
             module = cupy_of_numpy()
             monkeypatch.setitem(sys.modules, "cupy", module)
             self.array, self.host = module.asarray, np.asarray
+            self.repeated = lambda array: np.lib.stride_tricks.as_strided(array, array.shape, (0, array.strides[1]), subok=True)
         else:
             torch = pytest.importorskip("torch")
             monkeypatch.setattr(memory.Torch, "stream", lambda self, like: 0)
             self.array, self.host = lambda array: torch.tensor(np.asarray(array)), lambda tensor: tensor.detach().numpy()
+            self.repeated = lambda tensor: tensor[:1].expand(tensor.shape)
 
 
 @pytest.fixture(params=["cupy", "torch"])
@@ -164,6 +166,12 @@ def test_given_outputs(library, small_blocks):
     assert found[1][1] is outs[1]
     same(library, found, expected, np.float32)
     assert (library.host(wide)[..., 1::2] == 77).all()
+    # An output between the elements of an input.
+    both = library.array(np.zeros((3, 4, 10), np.float32))
+    both[..., ::2] = given["x"]
+    found = call(NAME, given | {"x": both[..., ::2]}, grad_out=(both[..., 1::2], outs[1]))
+    same(library, found, expected, np.float32)
+    np.testing.assert_array_equal(library.host(both)[..., ::2], arrays["x"])
     # The rows' gradient over the rows.
     found = call(NAME, given, grad_out=(given["x"], outs[1]))
     same(library, found, expected, np.float32)
@@ -181,6 +189,11 @@ def test_given_outputs(library, small_blocks):
         (TypeError, "x must be a floating-point array", {"x": np.ones((4, 5), int)}),
         (TypeError, "target must hold whole numbers", {"target": np.ones(4, "f4")}),
         (ValueError, r"target must broadcast to the rows' shape \(4,\), got \(3,\)", {"target": np.ones(3, int)}),
+        (
+            ValueError,
+            r"target must hold one label for each row, in their shape \(4,\), got \(1,\)",
+            {"target": np.zeros(1, int)},
+        ),
         (ValueError, "sample_weight must broadcast to the rows' shape", {"sample_weight": np.ones(3, "f4")}),
         (ValueError, "class_weight must have one number for each of the 11 classes", {"class_weight": np.ones(5, "f4")}),
         (ValueError, r"grad_out\[0\] must not share memory with x", {"grad_out": "shifted"}),
@@ -189,6 +202,8 @@ def test_given_outputs(library, small_blocks):
         (TypeError, "grad_out must be 2 arrays", {"grad_out": "one"}),
         (ValueError, "reduction must be 'mean', 'sum' or 'none', got 'average'", {"reduction": "average"}),
         (ValueError, "normalizer must be a positive number", {"normalizer": -1}),
+        (ValueError, "normalizer must be within float32's range, and its inverse too", {"normalizer": 1e-40}),
+        (ValueError, r"grad_out\[0\] must not share memory with itself", {"grad_out": "repeated"}),
     ],
 )
 def test_what_is_refused(error, said, changed, library):
@@ -203,6 +218,7 @@ def test_what_is_refused(error, said, changed, library):
         "the weight": (more[:4], given["weight"]),
         "another shape": (more, new),
         "one": more,
+        "repeated": (library.repeated(more[:4]), new),
     }.get(changed.get("grad_out"))
     with pytest.raises(error, match=f"^{NAME}: {said}"):
         call(NAME, given, grad_out=outs)

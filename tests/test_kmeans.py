@@ -53,6 +53,22 @@ def test_a_center_far_away_does_not_blur_the_others():
     np.testing.assert_array_equal(fl.kmeans.assign(x, c), nearest(x, c))
 
 
+@pytest.mark.parametrize("size", [1e200, 1e160, 1e-170, 1e-300, 1e-315])
+def test_squares_that_leave_doubles_range(size, few_rows_at_once):
+    """The nearest center is the same in any unit, and so is the gradient."""
+    rng = np.random.default_rng(0)
+    x, c = (rng.integers(-9, 10, (n, 3)) / 8 for n in (300, 40))
+    unit = np.ldexp(1.0, int(np.frexp(size)[1]))
+    np.testing.assert_array_equal(fl.kmeans.assign(x * unit, c * unit), nearest(x, c))
+    grads, expected = (fl.kmeans.grad(x * u, c * u, reduction="sum") for u in (unit, 1.0))
+    for grad, its in zip(grads, expected, strict=True):
+        np.testing.assert_allclose(grad / unit, its, rtol=1e-14)
+    # A center far away from rows whose own squares vanish.
+    far = np.full((1, 3), 1e100 * max(unit, 1.0))
+    own = np.vstack([c[:7] * unit, far, c[8:] * unit])
+    np.testing.assert_array_equal(fl.kmeans.assign(x * unit, own), nearest(x, np.vstack([c[:7], [[1e9] * 3], c[8:]])))
+
+
 def test_assignments_of_rows_of_any_shape():
     x, c = draw(fl.kmeans.formula, (3, 4, 5)).values()
     np.testing.assert_array_equal(fl.kmeans.assign(x, c), nearest(x, c))

@@ -124,6 +124,18 @@ def overlaps_itself(array):
     return False
 
 
+# Candidates that the exact test of two arrays for a common element tries before it gives up.
+_MOST_WORK = 10_000
+
+
+def share_memory(a, b):
+    """Whether two arrays have an element in common; True too where that would take too long to find out."""
+    try:
+        return np.shares_memory(a, b, max_work=_MOST_WORK)
+    except np.exceptions.TooHardError:
+        return True
+
+
 def same_elements(a, b):
     """Whether two arrays lay the same elements over the same memory."""
     place_a, place_b = a.__array_interface__["data"], b.__array_interface__["data"]
@@ -193,6 +205,13 @@ def divisor_error(who, divisor, normalizer, first):
     )
 
 
+def check_divisor(who, divisor, normalizer, first):
+    """Whether what a mean divides by, and its inverse, are numbers of the precision; 0 is left to the caller."""
+    real = np.finfo(np.float64 if first.dtype == np.float64 else np.float32)
+    if divisor > 0 and not float(real.tiny) <= 1 / divisor <= float(real.max):
+        raise divisor_error(who, divisor, normalizer, first)
+
+
 def divisor(who, reduction, normalizer, count, weight_sum):
     """What a sum over `count` elements is divided by; `weight_sum` is None without weights."""
     if reduction != "mean":
@@ -214,7 +233,7 @@ def as_shape(who, name, array, first_name, shape):
 
 def class_weights(who, name, array, length, dtype):
     """A weight for each class, as the kernels want them."""
-    array = as_array(who, name, array)
+    array = as_array(who, name, array).copy()  # what is checked is what is used, whoever writes into the caller's meanwhile
     if array.shape != (length,):
         raise ValueError(f"{who}: {name} must have one number for each of the {length} classes, got shape {array.shape}")
     low, high = WEIGHTS.ends64 if dtype == np.float64 else WEIGHTS.ends32
@@ -223,7 +242,8 @@ def class_weights(who, name, array, length, dtype):
         wrong = float(array[~inside][0])
         within = f" in {np.dtype(dtype)}" if wrong > high and np.isfinite(wrong) else ""
         raise ValueError(f"{who}: {name} must be {WEIGHTS}{within}, got {wrong:g}")
-    return np.ascontiguousarray(array, dtype)
+    with np.errstate(under="ignore"):
+        return np.ascontiguousarray(array, dtype)
 
 
 def label_error(who, name, length, array, shape, index):

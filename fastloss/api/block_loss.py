@@ -98,6 +98,17 @@ class BlockPlan:
                 self, want, inputs, sample_weight, reduction, normalizer, value_out, grad_out, hess_out, check
             )
         blocks.check_call(self.who, want, reduction, normalizer)
+        with np.errstate(all="ignore"):  # infinity and NaN are results
+            value, gradients, nothing = self._evaluate(
+                want, inputs, sample_weight, str(reduction), normalizer, value_out, grad_out, check
+            )
+        if nothing and want & VALUE:
+            said = "the mean of nothing is nan (no rows, or all weights are zero)"
+            warnings.warn(f"{self.who}: {said}", RuntimeWarning, stacklevel=3)
+        return value, gradients, None
+
+    def _evaluate(self, want, inputs, sample_weight, reduction, normalizer, value_out, grad_out, check):
+        """The value, the gradients, and whether the mean is that of nothing."""
         each = reduction == "none" and want & VALUE
         if reduction == "none" and not each:
             reduction = "sum"  # it has the same gradients
@@ -114,28 +125,24 @@ class BlockPlan:
             value, values = outputs.take("value_out", value_out, rows.lead if each else (), rows.x.array.dtype)
         if want & GRAD:
             gradients, slopes, sums = self._gradients(outputs, given, rows.real, grad_out)
-        with np.errstate(all="ignore"):  # infinity and NaN are results
-            if nothing:
-                total = float("nan")
-                for array in (slopes, *sums.values()) if want & GRAD else ():
-                    array[...] = 0
-            else:
-                step = self._start(given, self._settings(given, reduction, divisor), sums, rows)
-                total = rows.run(step, values if each else None, slopes)
-            if value is not None and not each:
-                values[...] = total
-            outputs.finish()
-        if nothing and want & VALUE:
-            said = "the mean of nothing is nan (no rows, or all weights are zero)"
-            warnings.warn(f"{self.who}: {said}", RuntimeWarning, stacklevel=3)
-        return total if value is None else value, gradients, None
+        if nothing:
+            total = float("nan")
+            for array in (slopes, *sums.values()) if want & GRAD else ():
+                array[...] = 0
+        else:
+            step = self._start(given, self._settings(given, reduction, divisor), sums, rows)
+            total = rows.run(step, values if each else None, slopes)
+        if value is not None and not each:
+            values[...] = total
+        outputs.finish()
+        return total if value is None else value, gradients, nothing
 
     def assign(self, inputs):
         """Which of the shared rows each row belongs to."""
-        given = self._arrays(inputs)
-        rows = self._rows(given, None)
-        labels = np.empty(rows.lead, np.intp)
         with np.errstate(all="ignore"):
+            given = self._arrays(inputs)
+            rows = self._rows(given, None)
+            labels = np.empty(rows.lead, np.intp)
             rows.assign(self._start(given, {}, {}, rows), labels)
         return interop.in_kind(labels, inputs[0])
 
@@ -187,8 +194,7 @@ class BlockPlan:
             divisor = float(rows.count)
         else:
             divisor = arrays.check_normalizer(self.who, normalizer)
-        if divisor == float("inf"):
-            raise arrays.divisor_error(self.who, divisor, normalizer, rows.x.array)
+        arrays.check_divisor(self.who, divisor, normalizer, rows.x.array)
         return divisor
 
     def _gradients(self, outputs, given, real, grad_out):

@@ -22,7 +22,7 @@ def check_call(who, want, reduction, normalizer):
     """Whether there is what is asked for."""
     if want & ~3:  # beside the value and gradients
         raise TypeError(f"{who}: what is asked for must be the value or gradients, got a call for a Hessian: there is none")
-    if reduction not in ("mean", "sum", "none"):
+    if not isinstance(reduction, str) or reduction not in ("mean", "sum", "none"):
         raise ValueError(f"{who}: reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
     if normalizer is not None and reduction != "mean":
         raise ValueError(f"{who}: normalizer goes with reduction='mean', got reduction={reduction!r}")
@@ -101,6 +101,8 @@ class Labels(Rows):
 
     def __init__(self, who, name, array, lead, length, ignore_index):
         super().__init__(arrays.as_shape(who, name, array, "the rows' shape", lead), lead)
+        if array.shape != lead[len(lead) - array.ndim :]:
+            raise ValueError(f"{who}: {name} must hold one label for each row, in their shape {lead}, got {array.shape}")
         self.who, self.name, self.length, self.ignore_index = who, name, length, ignore_index
 
     def check(self, start, stop):
@@ -111,7 +113,7 @@ class Labels(Rows):
 
     def split(self, start, stop):
         """The labels, and which of them count; the others are 0, and so is one that another thread has written since."""
-        labels = self.take(start, stop)
+        labels = self.take(start, stop).copy()  # what is checked is what is used
         counts = labels != self.ignore_index
         return np.where(counts & (labels >= 0) & (labels < self.length), labels, 0).astype(np.intp), counts
 
@@ -236,13 +238,13 @@ class Outputs:
         arrays.check_output(self.who, name, result, shape, dtype)
         if arrays.overlaps_itself(result):
             raise arrays.overlap_error(self.who, name, "itself")
-        if any(np.may_share_memory(result, other) for other in self.taken):
+        if any(arrays.share_memory(result, other) for other in self.taken):
             raise arrays.overlap_error(self.who, name, "another output")
         self.taken.append(result)
         apart = inside is not None and (inside != dtype or not result.flags.c_contiguous)
         for array in self.inputs:
             same = array is may_be and arrays.same_elements(result, array)
-            apart |= np.may_share_memory(result, array) and not same
+            apart |= not same and arrays.share_memory(result, array)
         target = np.empty(shape, inside or dtype) if apart else result
         if apart:
             self.copies.append((result, target))

@@ -36,9 +36,8 @@ class LinearPlan:
         if sample_weight is not None:
             given["sample_weight"] = memory.take(self.who, "sample_weight", sample_weight)
         self._check(given)
-        if normalizer not in (None, "samples"):
-            normalizer = arrays.check_normalizer(self.who, normalizer)
         first = given[self.there[0]]
+        normalizer = self._normalizer(normalizer, first)
         stream = nullcontext() if self.stream is None else first.kind.on(first.device, self.stream)
         library = library_of(self.who, self.there[0], first)
         with device.on(first.device), stream, library.no_gradients():
@@ -88,6 +87,18 @@ class LinearPlan:
         for name, shape in shapes.items():
             if name in given and memory.broadcast(given[name], shape) is None:
                 raise ValueError(f"{who}: {name} must broadcast to the rows' shape {shape}, got {given[name].shape}")
+        label = given[self.formula.label].shape
+        if not self.is_soft and label != lead[len(lead) - len(label) :]:
+            raise ValueError(
+                f"{who}: {self.formula.label} must hold one label for each row, in their shape {lead}, got {label}"
+            )
+
+    def _normalizer(self, normalizer, first):
+        if normalizer is None or (isinstance(normalizer, str) and normalizer == "samples"):
+            return normalizer
+        normalizer = arrays.check_normalizer(self.who, normalizer)
+        arrays.check_divisor(self.who, normalizer, normalizer, first)
+        return normalizer
 
     def _divisor(self, rows, reduction, normalizer):
         """What the sum is divided by, None where it is not: a number, or on the GPU what the rows count."""
@@ -235,11 +246,9 @@ class _Outputs:
             raise ValueError(f"{self.who}: {title} must have dtype {code}, got {array.code}")
         if overlaps_itself(array):
             raise arrays.overlap_error(self.who, title, "itself")
-        low, high = array.extent()
         for name, other in {**self.given, **self._taken}.items():
-            other_low, other_high = other.extent()
             is_same = other is may_be and (array.address, array.strides) == (other.address, other.strides)
-            if low < other_high and other_low < high and array.size and other.size and not is_same:
+            if not is_same and array.shares_memory(other):
                 raise arrays.overlap_error(self.who, title, name)
         self._taken[title] = array
         return out

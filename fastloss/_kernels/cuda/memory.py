@@ -6,6 +6,7 @@ Each library is a `Kind`; which one an array belongs to its type's module says, 
 import ctypes
 from contextlib import nullcontext
 from functools import cache
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
@@ -54,6 +55,19 @@ class Array(NamedTuple):
         reach = [(n - 1) * s for n, s in zip(self.shape, self.strides, strict=True)]
         low = self.address + self.itemsize * sum(r for r in reach if r < 0)
         return low, self.address + self.itemsize * (1 + sum(r for r in reach if r > 0))
+
+    def shares_memory(self, other):
+        """Whether the two arrays have an element in common."""
+        (low, high), (other_low, other_high) = self.extent(), other.extent()
+        if low >= other_high or other_low >= high or not self.size or not other.size:
+            return False
+        return arrays.share_memory(self._described(), other._described())
+
+    def _described(self):
+        """The same addresses as an array of NumPy's, of bytes that nobody reads."""
+        strides = tuple(self.itemsize * s for s in self.strides)
+        interface = {"data": (self.address, False), "shape": self.shape, "strides": strides, "version": 3}
+        return np.asarray(SimpleNamespace(__array_interface__=interface | {"typestr": f"|V{self.itemsize}"}))
 
 
 class Kind:
