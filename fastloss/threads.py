@@ -8,28 +8,34 @@ from ._kernels.cpu import engine
 
 
 def get_num_threads() -> int:
-    """The number of threads that a long call may use, the caller's included."""
+    """The number of threads that a long call may use now, the calling thread included."""
     return engine.get_num_threads()
 
 
 def set_num_threads(count: int) -> None:
-    """Let long calls use up to `count` threads; more than there are cores to run on count as that many.
+    """Let long calls use up to `count` threads, at most one for each available core.
 
-    At import it is the number of cores that the process may run on (affinity and cgroup limits counted), or
-    ``FASTLOSS_NUM_THREADS``. Results do not depend on it, not in their last bit.
+    The default is the number of cores that the process may run on (CPU affinity and cgroup limits included), or
+    ``FASTLOSS_NUM_THREADS``. Inside `threadpool_limits` the lower number counts; the new one holds once the limit has ended.
+    Results are the same bit for bit for any number of threads.
     """
     engine.set_num_threads(_checked("set_num_threads: count", count))
 
 
 @contextmanager
 def threadpool_limits(limits: int):
-    """Use at most `limits` threads inside a ``with`` block: ``with fl.threadpool_limits(1): ...``."""
-    before = engine.get_num_threads()
-    engine.set_num_threads(min(before, _checked("threadpool_limits: limits", limits)))
+    """Use at most `limits` threads inside a ``with`` block: ``with fl.threadpool_limits(1): ...``.
+
+    The limit holds for the whole process, so that it also covers the threads that the block starts. Limits may be nested, and
+    those of several threads may overlap and end in any order: the lowest one counts, and once all have ended the number of threads
+    is what it was. A process forked inside the block inherits the limit.
+    """
+    limit = _checked("threadpool_limits: limits", limits)
+    engine.limit_threads(limit, 1)
     try:
         yield
     finally:
-        engine.set_num_threads(before)
+        engine.limit_threads(limit, -1)
 
 
 def _checked(who, count):

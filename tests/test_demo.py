@@ -101,7 +101,7 @@ def test_info_lists_the_extras_with_versions():
     found = extras()
     assert {"jit", "cuda", "demo"} <= set(found)
     assert found["jit"].keys() == {"llvmlite", "numba"}
-    assert found["cuda"].keys() == {"numba-cuda"}
+    assert found["cuda"].keys() == {"numba-cuda", "numpy"}
     assert found["test"]["pytest"] == pytest.__version__
 
 

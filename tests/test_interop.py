@@ -334,7 +334,7 @@ def test_dlpack_that_cannot_be_taken():
 def test_nothing_is_imported_to_recognise_an_array():
     assert interop.library(np.ndarray) is None
     assert not {"torch", "jax", "pandas", "polars"} & {
-        name for name in vars(kinds) if name in sys.modules and hasattr(vars(kinds)[name], "__path__")
+        name for name in vars(interop) if name in sys.modules and hasattr(vars(interop)[name], "__path__")
     }
 
 

@@ -1,12 +1,15 @@
 """Users' own losses and rules: the built-in formulas, compiled at run time, give the built-in kernels' bits; what a formula may not do;
 the cache of what was compiled."""
 
+import hashlib
 import itertools
 import math
 import multiprocessing
 import os
 import pickle
 import re
+import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -619,6 +622,170 @@ def test_files_of_any_length_are_harmless(private, length):
     cache.keep("c" * 64, b"data")
     (private / ("c" * 64)).write_bytes(os.urandom(length))
     assert cache.read("c" * 64) is None
+
+
+@pytest.mark.parametrize("kind", ["fifo", "folder", "link", "socket", "unreadable"])
+def test_only_plain_files_are_read(private, monkeypatch, kind, tmp_path):
+    fresh()
+    for file in private.iterdir():
+        data = file.read_bytes()
+        file.unlink()
+        if kind == "fifo":
+            os.mkfifo(file)
+        elif kind == "folder":
+            file.mkdir()
+        elif kind == "socket":
+            with socket.socket(socket.AF_UNIX) as server:
+                monkeypatch.chdir(private)  # its path may be 108 bytes long
+                server.bind(file.name)
+        else:
+            elsewhere = file if kind == "unreadable" else tmp_path / file.name
+            elsewhere.write_bytes(data)
+            elsewhere.chmod(0)
+            if kind == "link":
+                elsewhere.chmod(0o600)
+                file.symlink_to(elsewhere)
+    compiled = fresh(monkeypatch)
+    assert len(compiled) == (0 if kind == "unreadable" and os.geteuid() == 0 else 2)
+
+
+def test_swapped_files_are_compiled_again(private, monkeypatch):
+    fresh()
+    one, other = private.iterdir()
+    ones, others = one.read_bytes(), other.read_bytes()
+    one.write_bytes(others)
+    other.write_bytes(ones)
+    assert len(fresh(monkeypatch)) == 2
+    assert not fresh(monkeypatch)
+
+
+GARBAGE = {
+    "nothing": lambda code: b"",
+    "zeros": lambda code: bytes(1000),
+    "noise": lambda code: np.random.default_rng(5).bytes(1000),
+    "text": lambda code: b"hello " * 100,
+    "truncated": lambda code: code[: len(code) // 2],
+    "without its end": lambda code: code[:-1],
+    "header and noise": lambda code: code[:64] + np.random.default_rng(5).bytes(len(code) - 64),
+    "another function": lambda code: code.replace(b"_", b"-"),
+}
+
+
+@pytest.mark.parametrize("checksum", ["of the content alone", "right"])
+@pytest.mark.parametrize("garbage", GARBAGE)
+def test_garbage_with_a_valid_checksum_is_compiled_again(private, garbage, checksum, monkeypatch):
+    fresh()
+    for file in private.iterdir():
+        code = GARBAGE[garbage](file.read_bytes()[32:])
+        if checksum == "right":
+            cache.keep(file.name, code)
+        else:
+            file.write_bytes(hashlib.sha256(code).digest() + code)
+    assert (
+        python("import fastloss as fl\nprint(fl.loss(lambda pred, target: fl.math.exp(pred - target))([1.0], [1.0]))")
+        == "1.0\n"
+    )
+    assert not fresh(monkeypatch)
+
+
+def test_a_stale_folder_does_not_stop_the_cleaning(private, monkeypatch):
+    monkeypatch.setattr(cache, "MOST_FILES", 20)
+    private.mkdir(parents=True, mode=0o700)
+    for k in range(3):
+        (private / f"{k:064}").mkdir()
+        os.utime(private / f"{k:064}", (k, k))
+    os.mkfifo(private / "fifo")
+    abandoned, writing = private / ".1-abandoned", private / ".2-writing"
+    for file in (abandoned, writing):
+        file.write_bytes(b"half")
+    os.utime(abandoned, (1, 1))
+    for k in range(10, 50):
+        cache.keep(f"{k:064}", b"data")
+    assert len([file for file in private.iterdir() if file.is_file()]) <= 21
+    assert cache.read(f"{49:064}") == b"data"
+    assert writing.exists()
+    assert not abandoned.exists()
+
+
+def test_a_full_disk_keeps_nothing(private, monkeypatch):
+    fresh()
+    kept = sorted(private.iterdir())
+    monkeypatch.setattr(cache.os, "replace", lambda *args, **kwargs: os.open("/dev/full/x", os.O_RDONLY))
+    assert fl.loss(lambda pred, target: fl.math.exp(target - pred) * 3)([1.0], [1.0]) == 3
+    assert sorted(private.iterdir()) == kept
+
+
+# --- other threads, children and handlers while a loss is compiled ----------------------------------------------------------
+
+BUSY = """
+import itertools, os, signal, sys, threading, time
+import fastloss as fl
+os.environ["FASTLOSS_CACHE_DIR"] = ""
+
+def compile_new(k):
+    return fl.loss(lambda pred, target: fl.math.exp(pred - target) * (2.0 + k))([1.0], [1.0])
+shared = fl.loss(lambda pred, target: fl.math.log1p((pred - target) ** 2) + 5.0)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_a_child_forked_while_another_thread_compiles_can_compile():
+    python(
+        BUSY
+        + """
+stop = []
+def compile_on():
+    for k in itertools.count():
+        if stop:
+            return
+        compile_new(k)
+thread = threading.Thread(target=compile_on)
+thread.start()
+for k in range(12):
+    time.sleep(0.003 * k)
+    child = os.fork()
+    if not child:
+        signal.alarm(20)
+        ok = compile_new(-1.5 - k) == 0.5 - k and shared([1.0], [1.0]) == 5.0
+        os._exit(0 if ok else 1)
+    status = os.waitpid(child, 0)[1]
+    assert status == 0, status
+stop.append(1)
+thread.join()
+"""
+    )
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="there are no timers")
+def test_a_handler_compiles_what_it_interrupts():
+    done = python(
+        BUSY
+        + """
+shared([1.0], [1.0])
+calls = []
+def handler(*_):
+    assert shared([1.0], [1.0]) == 5.0
+    calls.append(compile_new(len(calls) % 3) == 2.0 + len(calls) % 3)
+    if len(calls) == 5:
+        child = os.fork()
+        if not child:
+            os._exit(0 if shared([2.0], [2.0]) == 5.0 else 1)
+        assert os.waitpid(child, 0)[1] == 0
+    signal.setitimer(signal.ITIMER_REAL, 0.01 + 0.007 * len(calls))
+signal.signal(signal.SIGALRM, handler)
+signal.setitimer(signal.ITIMER_REAL, 0.005)
+k = 0
+while len(calls) < 8:
+    k += 1
+    assert compile_new(k) == 2.0 + k
+    fresh = fl.loss(lambda pred, target: fl.math.log1p((pred - target) ** 2) + 5.0)
+    shared = fresh  # what the handler compiles is what is being compiled
+    assert shared([1.0], [1.0]) == 5.0
+signal.setitimer(signal.ITIMER_REAL, 0)
+print(all(calls))
+"""
+    )
+    assert done == "True\n"
 
 
 # --- examples ---------------------------------------------------------------------------------------------------------------

@@ -5,10 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from .. import losses
+from .. import interop, losses
 from .._kernels import arrays
 from .._kernels.cpu import engine
-from .. import interop
 from ..api import Loss, RowLoss, bound
 from ..formula import NonNegative, Positive
 

@@ -25,6 +25,8 @@ def _functions(formula):
     if isinstance(formula, RowFormula | BlockFormula):
         raise AttributeError(f"{formula.name}: jit must be that of a loss of single elements, got one of whole rows")
     try:
+        import numba  # noqa: F401  (first: our own module, failing half way, would leak at each attempt)
+
         from .._kernels.jit.functions import functions
     except ImportError as missing:
         raise ImportError(

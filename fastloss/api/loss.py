@@ -1,13 +1,13 @@
 """The public object of a loss."""
 
 from collections.abc import Callable
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .._kernels import arrays
 from .._kernels.cpu.engine import Plan
+from .._kernels.cuda import load as load_cuda
 from ..formula import Formula, Interval
 from ..formula.document import docstring
 from .jit import Jit
@@ -236,17 +236,6 @@ class Loss:
         if choice not in self._variants:
             self._variants[choice] = load_cuda(self.__name__).plan.Variant(self.formula, choice)
         return self._variants[choice]
-
-
-@cache
-def load_cuda(who):
-    """The engine for GPUs, which needs Numba's CUDA package."""
-    try:
-        from .._kernels import cuda
-        from .._kernels.cuda import kept, linear, plan, pointwise, rows  # noqa: F401
-    except ImportError as missing:
-        raise ImportError(f"{who}: CUDA arrays need numba-cuda: pip install 'fastloss[cuda]' ({missing})") from missing
-    return cuda
 
 
 def check_device() -> None:

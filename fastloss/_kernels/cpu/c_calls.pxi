@@ -1,6 +1,7 @@
 # The engine as C functions, for programs that hold no arrays of NumPy. include/fastloss_api.h says what each does.
 
-from cpython.pycapsule cimport PyCapsule_GetContext, PyCapsule_New, PyCapsule_SetContext, PyCapsule_SetDestructor
+from cpython.pycapsule cimport PyCapsule_GetContext, PyCapsule_GetPointer, PyCapsule_New, PyCapsule_SetContext, PyCapsule_SetDestructor
+from cpython.ref cimport Py_DECREF, Py_INCREF
 
 from fastloss.c_api cimport (
     FASTLOSS_API_VERSION,
@@ -31,15 +32,6 @@ def c_table(find_plan):
     return PyCapsule_New(&C_TABLE, "fastloss.c_api.CAPSULE", NULL), <uintptr_t>&C_TABLE
 
 
-def bind_into(bound, plan, wanted, int itemsize):
-    """Write a plan into the fastloss_bound at this address."""
-    if itemsize != 4 and itemsize != 8:
-        raise ValueError(f"{plan.who}: itemsize must be 4 or 8, got {itemsize}")
-    if wanted not in WANTED:
-        raise ValueError(f"{plan.who}: wanted must be one of {', '.join(WANTED)}, got {wanted!r}")
-    write_bound(<fastloss_bound*><uintptr_t>bound, plan, WANTED[wanted], F64 if itemsize == 8 else F32)
-
-
 cdef int write_bound(fastloss_bound* bound, Plan plan, int want, int precision) except -1:
     cdef int k
     cdef fastloss_bound new
@@ -63,7 +55,12 @@ cdef int write_bound(fastloss_bound* bound, Plan plan, int want, int precision) 
 cdef int c_bind(fastloss_bound* bound, const char* loss, const char* wanted, int itemsize, const double* hyperparameters, int count, char* message, size_t room) noexcept with gil:
     try:
         given = None if hyperparameters == NULL else [hyperparameters[k] for k in range(count)]
-        bind_into(<uintptr_t>bound, c_plan(loss.decode(), given), wanted.decode(), itemsize)
+        plan, results = c_plan(loss.decode(), given), wanted.decode()
+        if itemsize != 4 and itemsize != 8:
+            raise ValueError(f"{plan.who}: itemsize must be 4 or 8, got {itemsize}")
+        if results not in WANTED:
+            raise ValueError(f"{plan.who}: wanted must be one of {', '.join(WANTED)}, got {results!r}")
+        write_bound(bound, plan, WANTED[results], F64 if itemsize == 8 else F32)
         return FASTLOSS_DONE
     except BaseException as error:
         said = str(error).encode()[: max(0, <Py_ssize_t>room - 1)]
@@ -205,11 +202,12 @@ C_TABLE.get_num_threads, C_TABLE.set_num_threads = c_get_num_threads, c_set_num_
 
 
 cdef void free_bound(object capsule) noexcept:
-    PyMem_Free(PyCapsule_GetContext(capsule))
+    PyMem_Free(PyCapsule_GetPointer(capsule, NULL))
+    Py_DECREF(<object>PyCapsule_GetContext(capsule))
 
 
 def c_callable(Plan plan):
-    """(function, context): two capsules for scipy.LowLevelCallable; the second owns the bound loss."""
+    """(function, context): two capsules for scipy.LowLevelCallable; the second owns the bound loss and keeps its code alive."""
     cdef fastloss_bound* bound = <fastloss_bound*>allocate(sizeof(fastloss_bound))
     try:
         write_bound(bound, plan, VALUE, F64)
@@ -217,6 +215,7 @@ def c_callable(Plan plan):
     except BaseException:
         PyMem_Free(bound)
         raise
-    PyCapsule_SetContext(context, bound)
+    Py_INCREF(plan)
+    PyCapsule_SetContext(context, <void*>plan)
     PyCapsule_SetDestructor(context, free_bound)
     return PyCapsule_New(<void*>c_evaluate_one, "double (int, double *, void *)", NULL), context

@@ -26,6 +26,7 @@ cdef extern from "pool.h" nogil:
     int fastloss_run(fastloss_work work, fastloss_poll poll, void* context, Py_ssize_t chunks, int threads)
     int fastloss_get_num_threads()
     void fastloss_set_num_threads(int count)
+    void fastloss_limit_threads(int limit, int by)
     int fastloss_available_cores()
 
 cdef extern from "Python.h":
@@ -674,6 +675,11 @@ def get_num_threads():
 
 def set_num_threads(int count):
     fastloss_set_num_threads(count)
+
+
+def limit_threads(int limit, int by):
+    """Add (`by` 1) or remove (-1) a limit that holds for the whole process; the lowest one counts."""
+    fastloss_limit_threads(limit, by)
 
 
 def available_cores():

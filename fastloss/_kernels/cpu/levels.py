@@ -2,25 +2,34 @@
 
 import importlib
 import os
+from importlib.util import find_spec
 
 NAMES = {4: "x86-64-v4", 3: "x86-64-v3", 2: "x86-64-v2", 0: "plain"}
 
 
 def choose(supported):
     """The (name, module) of the best built level that the processor supports."""
-    usable = [level for level in NAMES if level <= supported]
     wanted = os.environ.get("FASTLOSS_ISA", "")
-    if wanted:
-        usable = [level for level in usable if NAMES[level] in (wanted, f"x86-64-{wanted}")]
-        if not usable:
-            offers = ", ".join(NAMES[level] for level in NAMES if level <= supported)
-            raise ImportError(f"fastloss: FASTLOSS_ISA must be a level that this processor runs ({offers}), got {wanted!r}")
-    for level in usable:
-        name = "tiles_" + NAMES[level].rsplit("-", 1)[-1]
-        try:
-            return NAMES[level], importlib.import_module("." + name, __package__)
-        except ModuleNotFoundError as missing:
-            if missing.name != f"{__package__}.{name}":
-                raise
-    tried = ", ".join(NAMES[level] for level in usable)
-    raise ImportError(f"fastloss: this build must hold kernels for {tried}, got none of them: build it again on this machine")
+    for level in _usable(supported):
+        if wanted in ("", NAMES[level], _short(level)):
+            return NAMES[level], importlib.import_module(_module(level))
+    offers = ", ".join(NAMES[level] for level in _usable(supported))
+    if wanted and offers:
+        raise ImportError(
+            f"fastloss: FASTLOSS_ISA must be a level that this build has and this processor runs ({offers}), got {wanted!r}"
+        )
+    runs = ", ".join(name for level, name in NAMES.items() if level <= supported)
+    raise ImportError(f"fastloss: this build must hold kernels for {runs}, got none of them: build it again on this machine")
+
+
+def _usable(supported):
+    """The built levels that the processor supports, best first."""
+    return (level for level in NAMES if level <= supported and find_spec(_module(level)))
+
+
+def _short(level):
+    return NAMES[level].rsplit("-", 1)[-1]
+
+
+def _module(level):
+    return f"{__package__}.tiles_{_short(level)}"

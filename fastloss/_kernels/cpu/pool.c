@@ -56,6 +56,7 @@ int fastloss_run(fastloss_work work, fastloss_poll poll, void *context, ptrdiff_
 int fastloss_available_cores(void) { return 1; }
 int fastloss_get_num_threads(void) { return 1; }
 void fastloss_set_num_threads(int count) { (void)count; }
+void fastloss_limit_threads(int limit, int by) { (void)limit, (void)by; }
 
 #else
 
@@ -186,6 +187,8 @@ static struct {
 } pool = {.taken = ATOMIC_FLAG_INIT};
 
 static _Atomic int num_threads;
+static _Atomic int limits[MAX_THREADS + 1];    /* how many callers hold each limit now */
+static _Atomic int limiting;                   /* how many hold any */
 
 static _Thread_local int inside;        /* a call of this thread, or a helper */
 static _Thread_local int leading;       /* this thread's call has the helpers */
@@ -547,7 +550,19 @@ int fastloss_get_num_threads(void)
 {
     if (!atomic_load(&num_threads))
         fastloss_set_num_threads(MAX_THREADS);
-    return atomic_load(&num_threads);
+    int count = atomic_load(&num_threads);
+    if (atomic_load_explicit(&limiting, memory_order_relaxed))
+        for (int limit = 1; limit < count; limit++)
+            if (atomic_load_explicit(&limits[limit], memory_order_relaxed) > 0)
+                return limit;
+    return count;
+}
+
+/* Counted, so that overlapping limits of several threads may end in any order. */
+void fastloss_limit_threads(int limit, int by)
+{
+    atomic_fetch_add(&limits[limit < 1 ? 1 : limit > MAX_THREADS ? MAX_THREADS : limit], by);
+    atomic_fetch_add(&limiting, by);
 }
 
 void fastloss_set_num_threads(int count)

@@ -26,11 +26,15 @@ int fastloss_run(fastloss_work work, fastloss_poll poll, void *context, ptrdiff_
 /* Cores this process may use, by its affinity mask and its cgroup's quota; read anew each time. */
 int fastloss_available_cores(void);
 
-/* The number of threads callers should pass to fastloss_run; at first the available cores. */
+/* The number of threads callers should pass to fastloss_run: the number set, at first the available
+   cores, or the lowest limit that holds. */
 int fastloss_get_num_threads(void);
 
 /* Clamped to 1 .. the available cores (128 at most). */
 void fastloss_set_num_threads(int count);
+
+/* Adds (by = 1) or removes (by = -1) a limit on the whole process. */
+void fastloss_limit_threads(int limit, int by);
 
 #ifdef __cplusplus
 }

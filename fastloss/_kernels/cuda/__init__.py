@@ -7,3 +7,35 @@ goes through blocks of rows, with the products of `products.py`; `kept.py` and `
 and `folds.py` are how threads add up, `functions.py` what kernels of users call, `walk.py` how kernels find elements by strides,
 `storage.py` how numbers lie in memory, `faults.py` what kernels report without being waited for.
 """
+
+import sys
+from functools import cache
+
+import numpy as np
+
+
+def require(who):
+    """ImportError, naming the extra, unless Numba's CUDA package is there.
+
+    To be asked before a module that imports it: one that fails half way is compiled again, and leaks, at each attempt.
+    """
+    try:
+        import numba_cuda  # type: ignore[import-not-found]
+    except ImportError as missing:
+        raise ImportError(f"{who}: CUDA arrays need numba-cuda: pip install 'fastloss[cuda]' ({missing})") from missing
+    if not hasattr(np, "row_stack"):
+        raise ImportError(
+            f"{who}: CUDA arrays need NumPy below 2.5, with which numba-cuda can compile: pip install 'fastloss[cuda]', "
+            f"got NumPy {np.__version__}"
+        )
+
+
+@cache
+def load(who):
+    """This package with all that calls need of it; ImportError that names what is missing."""
+    require(who)
+    try:
+        from . import faults, kept, linear, memory, plan, pointwise, rows
+    except ImportError as missing:
+        raise ImportError(f"{who}: CUDA arrays need numba-cuda: pip install 'fastloss[cuda]' ({missing})") from missing
+    return sys.modules[__name__]

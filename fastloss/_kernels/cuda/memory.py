@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .. import arrays
 from ... import interop
+from .. import arrays
 from . import device
 from .storage import STORAGES, code_of
 

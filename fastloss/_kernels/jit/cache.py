@@ -1,7 +1,8 @@
 """What was compiled, kept from one process to the next in a folder of the user's own.
 
 Compiled code is run as it is found, so the folder must belong to the user and be open to nobody else. A file is named by what it was
-made from and begins with the checksum of the rest: a damaged one is as good as none. Where nothing can be kept, nothing is.
+made from and begins with a checksum of its name and content: a damaged or misplaced one is as good as none. Where nothing can be
+kept, nothing is.
 """
 
 import contextlib
@@ -9,12 +10,16 @@ import hashlib
 import os
 import secrets
 import stat
+import time
 import warnings
 
 # More than that, and the older half goes.
 MOST_FILES = 1000
 _MOST_BYTES = 64 << 20
 _PRIVATE = os.O_CLOEXEC | os.O_NOFOLLOW
+_VERSION = b"fastloss object code 2"
+_UNFINISHED = "."
+_A_DAY = 86400
 
 
 def place():
@@ -31,29 +36,35 @@ def place():
 def read(key):
     """The bytes that were kept under the key, or None."""
     with contextlib.suppress(OSError), _folder() as folder:
-        file = os.open(key, os.O_RDONLY | _PRIVATE, dir_fd=folder)
+        # A FIFO would be waited for.
+        file = os.open(key, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | _PRIVATE, dir_fd=folder)
         with open(file, "rb") as opened:
             found = os.fstat(file)
             if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_size > _MOST_BYTES:
                 return None
-            checksum, data = opened.read(32), opened.read()
-            return data if hashlib.sha256(data).digest() == checksum else None
+            checksum, data = opened.read(32), opened.read(_MOST_BYTES)
+            return data if _checksum(key, data) == checksum else None
     return None
 
 
 def keep(key, data):
     """Keep the bytes under the key. Of several who do so at once, each writes a file of its own and the last one stays."""
     with contextlib.suppress(OSError), _folder(create=True) as folder:
-        beside = f".{os.getpid()}-{secrets.token_hex(8)}"
+        beside = f"{_UNFINISHED}{os.getpid()}-{secrets.token_hex(8)}"
         file = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _PRIVATE, 0o600, dir_fd=folder)
         try:
             with open(file, "wb") as opened:
-                opened.write(hashlib.sha256(data).digest() + data)
+                opened.write(_checksum(key, data) + data)
             os.replace(beside, key, src_dir_fd=folder, dst_dir_fd=folder)
         except BaseException:
             os.unlink(beside, dir_fd=folder)
             raise
         _thin_out(folder)
+
+
+def _checksum(key, data):
+    """Of the content, where it belongs and how it is laid out: a file under another's name is as bad as a damaged one."""
+    return hashlib.sha256(b"\n".join([_VERSION, key.encode(), data])).digest()
 
 
 @contextlib.contextmanager
@@ -82,8 +93,18 @@ def _folder(create=False):
 
 
 def _thin_out(folder):
-    names = os.listdir(folder)
-    if len(names) > MOST_FILES:
-        by_age = sorted((os.stat(name, dir_fd=folder, follow_symlinks=False).st_mtime, name) for name in names)
-        for _, name in by_age[: len(names) // 2]:
+    """Delete the older half where there are too many, and what writers that died have left; what is no file stays."""
+    files = []
+    for name in os.listdir(folder):
+        with contextlib.suppress(OSError):
+            found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+            if stat.S_ISREG(found.st_mode):
+                files.append((found.st_mtime, name))
+    long_ago = time.time() - _A_DAY
+    old = [name for changed, name in files if name.startswith(_UNFINISHED) and changed < long_ago]
+    finished = sorted(file for file in files if not file[1].startswith(_UNFINISHED))
+    if len(finished) > MOST_FILES:
+        old += [name for _, name in finished[: len(finished) // 2]]
+    for name in old:
+        with contextlib.suppress(OSError):
             os.unlink(name, dir_fd=folder)

@@ -16,6 +16,7 @@ from ...formula import F32, F64, Flag, Optional, UpdateRule
 from ...formula.emit import uniforms
 from ...formula.graph import FOLDS, walk
 from ...formula.python import scalar_text
+from .. import cuda
 from . import numba_types
 from .machine import INLINED, OPTIONS, compiled
 
@@ -58,10 +59,9 @@ class Functions:
 
     def cuda(self, dtype="float32", **hyperparameters):
         """The same for a user's own CUDA kernels, in one precision, all hyperparameters fixed: see `DeviceFunctions`."""
-        try:
-            from ..cuda.functions import DeviceFunctions
-        except ImportError as missing:
-            raise ImportError(f"{self.who}.cuda: needs numba-cuda: pip install 'fastloss[cuda]' ({missing})") from missing
+        cuda.require(f"{self.who}.cuda")
+        from ..cuda.functions import DeviceFunctions
+
         return DeviceFunctions(self.formula, dtype, **{**self.fixed, **hyperparameters})
 
     @property

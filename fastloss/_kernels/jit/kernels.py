@@ -1,6 +1,5 @@
 """The kernels of a formula that was not there when the engine was built: compiled when the engine asks for them."""
 
-import threading
 from functools import cache, cached_property
 
 from ...formula import PRECISIONS, FormulaError, RowFormula, UpdateRule
@@ -35,12 +34,11 @@ class Kernels:
         self.formula = formula
         self._addresses = {}
         self._libraries = []
-        self._lock = threading.RLock()
         self._traced, self._program = cache(self._trace), cache(self._make_program)
 
     def address(self, name):
-        """Where the function of that name is, as an integer."""
-        with self._lock:
+        """Where the function of that name is, as an integer; valid for as long as this object lives."""
+        with native.compiling:
             if name not in self._addresses:
                 self._compile(name)
             return self._addresses[name]
@@ -48,16 +46,18 @@ class Kernels:
     def cost(self, name):
         """What a kernel costs per element, in additions."""
         variant, want, _ = name.rsplit("_", 2)
-        return cost([self._traced(variant).outputs[role] for role in self._roles(variant, want)])
+        with native.compiling:
+            return cost([self._traced(variant).outputs[role] for role in self._roles(variant, want)])
 
     def layout(self, name):
         """What the engine is told of a row formula's program, or of an update rule that looks at whole tensors; None of other rules."""
-        if isinstance(self.formula, UpdateRule):
-            return self.formula.layout(self._traced(name))
-        program = self._program(*name.rsplit("_", 1))
-        layout = program.layout()
-        program.check_room(layout)
-        return layout
+        with native.compiling:
+            if isinstance(self.formula, UpdateRule):
+                return self.formula.layout(self._traced(name))
+            program = self._program(*name.rsplit("_", 1))
+            layout = program.layout()
+            program.check_room(layout)
+            return layout
 
     def _compile(self, name):
         from ... import vecmath  # noqa: F401  (enters its functions)
@@ -69,7 +69,7 @@ class Kernels:
             module.uniforms(self._traced(variant), self.formula.name)
         else:
             names = list(self._write(module, name))
-        library = native.Library(module.text)
+        library = native.Library(module.text, names)
         self._libraries.append(library)
         self._addresses |= {each: library.address(each) for each in names}
 

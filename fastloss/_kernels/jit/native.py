@@ -5,7 +5,11 @@ that LLVM loads again without compiling.
 """
 
 import hashlib
+import os
 import platform
+import struct
+import sys
+import threading
 from functools import cache
 
 from ...formula.assembly import Processor
@@ -14,6 +18,14 @@ from . import cache as kept
 
 # Counts up when the way from the text to object code changes.
 _FORMAT = 1
+# Of a 64-bit ELF file's header: the type; where the table of sections starts, the size of an entry and how many there are.
+_ELF = struct.Struct("<16xH22xQ10xHH2x")
+
+# Held by whoever traces or compiles: a thread at a time, which may be interrupted by a handler that compiles too. LLVM and llvmlite have
+# locks of their own, so a fork waits until nobody is at it: the child would find them taken for ever.
+compiling = threading.RLock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=compiling.acquire, after_in_parent=compiling.release, after_in_child=compiling.release)
 
 
 @cache
@@ -57,14 +69,14 @@ def _machine():
 
 
 class Library:
-    """The functions that a text defines, in memory for as long as this lives."""
+    """The functions of these names that a text defines, in memory for as long as this lives."""
 
-    def __init__(self, text):
+    def __init__(self, text, names):
         llvm, machine = _llvm(), _machine()
         versions = [_FORMAT, llvm.llvm_version_info, llvm.get_default_triple(), *_target()]
         key = hashlib.sha256("\n".join([*map(str, versions), text]).encode()).hexdigest()
         code = kept.read(key)
-        if code is None:
+        if code is None or not _defines(code, names):
             code = _compile(text, machine)
             kept.keep(key, code)
         self._engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
@@ -73,6 +85,18 @@ class Library:
 
     def address(self, name):
         return self._engine.get_function_address(name)
+
+
+def _defines(code, names):
+    """Whether the bytes look like an object file with these functions: LLVM crashes on anything else."""
+    if not all(name.encode() + b"\0" in code for name in names):
+        return False
+    if not sys.platform.startswith("linux"):
+        return True
+    if len(code) < _ELF.size or code[:5] != b"\x7fELF\2":
+        return False
+    kind, start, size, count = _ELF.unpack_from(code)
+    return kind == 1 and start + size * count <= len(code)  # relocatable, and whole: the table of sections comes last
 
 
 def _compile(text, machine):
