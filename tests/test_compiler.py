@@ -25,9 +25,9 @@ from fastloss.formula import (
     Symbol,
     UpdateRule,
     absolute,
+    c,
     definition,
     derive,
-    emit,
     exp,
     log,
     log1p,
@@ -539,13 +539,11 @@ def test_sums_over_a_tensor_are_made_by_a_kernel_before_the_step():
     assert dict(rule.passes(traced)) == {"step": ["param", "held"], "fold": ["squared_0", "summed_1"]}
     # Behind step and lr; the state is in no sum.
     assert rule.layout(traced) == {"length": 2, "squares": [True, False], "reads": [0, 1]}
-    step, fold = (
-        emit.kernel_text(traced, suffix, roles, definition.F32, "x.py:1", True) for suffix, roles in rule.passes(traced)
-    )
-    assert "t0 = absolute_f32(grad[i])\n        squared_0[i] = param[i]\n        summed_1[i] = t0" in fold
+    step, fold = (c.kernel_text(traced, suffix, roles, definition.F32, "x.py:1", True) for suffix, roles in rule.passes(traced))
+    assert "t0 = absolute_f32(grad[i]);\n        squared_0[i] = param[i];\n        summed_1[i] = t0;" in fold
     assert " param[i] = " not in fold and " held[i] = " not in fold and "summed" not in step
-    numbers = emit.uniforms_text(traced, "x.py:1", definition.F64)
-    assert "t0 = parameters[1] * sqrt_f64(parameters[3]) / (parameters[4] / parameters[2])\n    uniforms[0] = t0" in numbers
+    numbers = c.uniforms_text(traced, "x.py:1", definition.F64)
+    assert "t0 = parameters[1] * sqrt_f64(parameters[3]) / (parameters[4] / parameters[2]);\n    uniforms[0] = t0;" in numbers
 
 
 def test_what_is_the_same_for_the_tensor_is_not_in_its_sum():

@@ -13,7 +13,7 @@ import test_rows
 
 import fastloss as fl
 import fastloss.vecmath
-from fastloss.formula import F32, F64, PRECISIONS, VECTOR_FUNCTIONS, WANTS, c, emit, python
+from fastloss.formula import F32, F64, PRECISIONS, VECTOR_FUNCTIONS, WANTS, c, python
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -32,17 +32,17 @@ def _kernel(name, suffix, roles, precision):
     formula = _formula(name)
     traced = _default_variant(formula)
     roles = list(traced.outputs) if roles is None else roles
-    return emit.kernel_text(traced, suffix, roles, precision, formula.source, formula.in_place)
+    return c.kernel_text(traced, suffix, roles, precision, formula.source, formula.in_place)
 
 
 def _uniforms(name):
     formula = _formula(name)
-    return emit.uniforms_text(_default_variant(formula), formula.source, F64)
+    return c.uniforms_text(_default_variant(formula), formula.source, F64)
 
 
 def _vector(name):
     definition = VECTOR_FUNCTIONS[name]
-    return "\n\n\n".join(emit.function_text(definition.trace(p), p, definition.source) for p in PRECISIONS)
+    return "\n\n\n".join(c.function_text(definition.trace(p), p, definition.source) for p in PRECISIONS)
 
 
 def _python(name, want):
@@ -73,7 +73,7 @@ TEXTS = {
 
 def text_of(name):
     """The text, without the line numbers of the formulas' files, which other formulas move."""
-    return re.sub(r"(# \S+\.py):\d+", r"\1", TEXTS[name]()) + "\n"
+    return re.sub(r"((?:#|/\*) \S+\.py):\d+", r"\1", TEXTS[name]()) + "\n"
 
 
 @pytest.mark.parametrize("name", TEXTS)
@@ -100,7 +100,7 @@ def every_kernel(precision):
         for choice in formula.choices():
             traced = formula.trace(choice)
             for suffix, roles in formula.passes(traced):
-                yield traced.name, emit.kernel_text(traced, suffix, roles, precision, formula.source, formula.in_place)
+                yield traced.name, c.kernel_text(traced, suffix, roles, precision, formula.source, formula.in_place)
 
 
 def test_the_text_names_the_formulas_file_and_line():
@@ -111,20 +111,20 @@ def test_the_text_names_the_formulas_file_and_line():
         # the line of the first decorator or of the def
         nearby = "".join(source.read_text(encoding="utf-8").splitlines(keepends=True)[int(line) - 1 : int(line) + 40])
         assert re.search(rf"def {name}\(", nearby), name
-        assert _kernel(name, "x", None, F32).startswith(f"# {formula.source}\n")
+        assert _kernel(name, "x", None, F32).startswith(f"/* {formula.source} */\n")
 
 
 def test_every_literal_of_a_float32_kernel_is_float32():
     """A single double constant halves a kernel's speed: every number stands behind a cast, or is a count."""
-    number = re.compile(r"(?<![\w.\]>])(\d+\.\d*(?:e[+-]?\d+)?|\d+e[+-]?\d+|INFINITY|NAN)")
+    number = re.compile(r"(?<![\w.\])])(\d+\.\d*(?:e[+-]?\d+)?|\d+e[+-]?\d+|INFINITY|NAN)")
     for name, text in every_kernel(F32):
-        body = text[text.index("cdef") :]
-        assert "double" not in body.replace("const double* uniforms", ""), name
-        assert not number.findall(re.sub(r"<float>-?(\d[\d.e+-]*|INFINITY|NAN)", "", body)), name
-    texts = [emit.function_text(d.trace(F32), F32, d.source) for d in VECTOR_FUNCTIONS.values()]
+        body = text[text.index("static void") :]
+        assert "double" not in body.replace("const double *uniforms", ""), name
+        assert not number.findall(re.sub(r"\(float\)-?(\d[\d.e+-]*|INFINITY|NAN)", "", body)), name
+    texts = [c.function_text(d.trace(F32), F32, d.source) for d in VECTOR_FUNCTIONS.values()]
     for text in texts:
         assert "double" not in text
-        assert not number.findall(re.sub(r"<float>-?(\d[\d.e+-]*|INFINITY|NAN)", "", text.split("\n", 1)[1]))
+        assert not number.findall(re.sub(r"\(float\)-?(\d[\d.e+-]*|INFINITY|NAN)", "", text.split("\n", 1)[1]))
     # and the pattern does find one
     assert number.findall("t0 = 0.5 * x")
     assert not number.findall("t0 = x1 * uniforms[3]")
@@ -148,7 +148,7 @@ def test_every_pass_holds_only_what_it_needs():
     traced = _default_variant(formula)
     for want in WANTS:
         roles = formula.roles(want)
-        text = emit.kernel_text(traced, want, roles, F32, formula.source)
+        text = c.kernel_text(traced, want, roles, F32, formula.source)
         for role in ("value", "grad_pred", "hess_pred"):
             assert (f"{role}[i] = " in text) == (role in roles)
 
@@ -161,8 +161,8 @@ def test_an_update_is_computed_before_it_is_written():
             for choice in rule.choices():
                 traced = rule.trace(choice)
                 suffix, roles = rule.passes(traced)[0]
-                text = emit.kernel_text(traced, suffix, roles, precision, rule.source, True)
-                loop = text.split("for i in range(count):\n")[1].splitlines()
+                text = c.kernel_text(traced, suffix, roles, precision, rule.source, True)
+                loop = text.split("i < count; i++) {\n")[1].removesuffix("\n    }\n}").splitlines()
                 writes = [k for k, line in enumerate(loop) if re.match(r"\s+\w+\[i\] = ", line)]
                 assert len(writes) == len(roles)
                 assert writes == list(range(len(loop) - len(writes), len(loop)))

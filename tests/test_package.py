@@ -8,6 +8,7 @@ import importlib.util
 import inspect
 import pickle
 import re
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -205,44 +206,65 @@ def test_import_is_silent_and_optimised_python_is_fine():
 # --- the build --------------------------------------------------------------------------------------------------------------
 
 
+GENERATE = SOURCE / "_kernels" / "build" / "generate.py"
+needs_source = pytest.mark.skipif(not GENERATE.exists(), reason="no source folder")
+
+
+def written(folder):
+    """{file: text} of what the build has written into the folder."""
+    return {file.name: file.read_text(encoding="utf-8") for file in sorted(folder.iterdir())}
+
+
+@needs_source
 def test_the_build_runs_in_a_bare_interpreter(tmp_path):
     """generate.py with neither site-packages nor environment: the standard library is all there is."""
-    generate = SOURCE / "_kernels" / "build" / "generate.py"
-    if not generate.exists():
-        pytest.skip("no source folder")
     program = f"""
 import runpy, sys
-sys.argv = ["generate.py", {str(SOURCE)!r}, {str(tmp_path / "tiles.pyx")!r}, {str(tmp_path / "stub.pyi")!r}]
-sys.path.insert(0, {str(generate.parent)!r})
+sys.argv = ["generate.py", {str(SOURCE)!r}, {str(tmp_path)!r}]
+sys.path.insert(0, {str(GENERATE.parent)!r})
 sys.dont_write_bytecode = True
-runpy.run_path({str(generate)!r}, run_name="__main__")
+runpy.run_path({str(GENERATE)!r}, run_name="__main__")
 bad = {{"numpy", "numba", "mpmath", "scipy", "Cython"}} & set(sys.modules)
 assert not bad, bad
-ours = {{"fastloss", "__main__", "__mp_main__"}}
+ours = {{"fastloss", "__main__", "__mp_main__", "header", "sources", "units"}}
 print(*sorted({{m.partition(".")[0] for m in sys.modules}} - set(sys.stdlib_module_names) - ours))
 """
     assert python("-I", "-S", "-c", program).split() == []
-    text = (tmp_path / "tiles.pyx").read_text(encoding="utf-8")
-    for name in (*losses.POINTWISE, *losses.ROWS):
-        assert f"cdef void {name}_vgh_" in text or f"cdef void {name}__" in text
-    stub = ast.parse((tmp_path / "stub.pyi").read_text(encoding="utf-8"))
+    texts = written(tmp_path)
+    for family, members in losses.FAMILIES.items():
+        for name in members:
+            text = texts[f"losses_{family}.c"]
+            assert name in losses.BLOCKS or f"static void {name}_vgh_" in text or f"static void {name}__" in text
+    stub = ast.parse(texts["__init__.pyi"])
     names = {node.target.id for node in stub.body if isinstance(node, ast.AnnAssign)}
     assert {"FAMILIES", "huber"} <= names
 
 
+@needs_source
 def test_the_build_writes_the_same_text_twice(tmp_path):
-    generate = SOURCE / "_kernels" / "build" / "generate.py"
-    if not generate.exists():
-        pytest.skip("no source folder")
     texts = []
     for seed in ("1", "2"):
         out = tmp_path / seed
         out.mkdir()
-        python(
-            "-S", "-B", str(generate), str(SOURCE), str(out / "tiles.pyx"), str(out / "stub.pyi"), env={"PYTHONHASHSEED": seed}
-        )
-        texts.append((out / "tiles.pyx").read_text(encoding="utf-8") + (out / "stub.pyi").read_text(encoding="utf-8"))
+        python("-S", "-B", str(GENERATE), str(SOURCE), str(out), env={"PYTHONHASHSEED": seed})
+        texts.append(written(out))
     assert texts[0] == texts[1]
+
+
+@needs_source
+def test_a_changed_formula_changes_its_own_family_alone(tmp_path):
+    """What the build need not compile again it does not write again."""
+    source, out = tmp_path / "fastloss", tmp_path / "out"
+    shutil.copytree(SOURCE, source, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
+    out.mkdir()
+    run = ("-S", "-B", str(source / "_kernels" / "build" / "generate.py"), str(source), str(out))
+    python(*run)
+    before = {file.name: file.stat().st_mtime_ns for file in out.iterdir()}
+    formulas = source / "losses" / "regression.py"
+    formulas.write_text(formulas.read_text(encoding="utf-8").replace("0.5 * a * a", "0.75 * a * a"), encoding="utf-8")
+    python(*run)
+    changed = {file.name for file in out.iterdir() if file.stat().st_mtime_ns != before[file.name]}
+    assert changed == {"losses_regression.c", "fastloss.h"}
 
 
 # --- documentation ----------------------------------------------------------------------------------------------------------
@@ -478,7 +500,8 @@ def test_the_build_files_are_not_installed():
         "driver.pxi",
         "sweep.pxi",
         "pool.c",
-        "tiles.pyx",
+        "tiles.c",
+        "tilework.c",
     }
 
 

@@ -413,10 +413,11 @@ def compiled(program):
     """The emitted kernels for float64 as Python functions `(count, arrays, uniforms)`, by kind and place."""
     scope, found = {"INFINITY": np.inf, "NAN": np.nan}, {}
     for name, text in program.kernels("x", F64, "x"):
-        python = re.sub(r"^    cdef [\w, ]+\n", "", text, flags=re.M)
-        python = re.sub(r"cdef void (\w+)\(.+", r"def \1(count, arrays, uniforms):", python)
+        python = re.sub(r"^    double [\w, ]+;\n", "", text.replace("/*", "#").rstrip("} \n"), flags=re.M)
+        python = re.sub(r"static void (\w+)\(.+", r"def \1(count, arrays, uniforms):", python)
+        python = re.sub(r"for \(.+\{", "for i in range(count):", python)
         scope |= {f"{op}_f64": function_of(op) for op in re.findall(r"(\w+)_f64\((?!count)", python)}
-        exec(re.sub(r"cdef \w+ |<double>", "", python), scope)
+        exec(re.sub(r"double(_tile)? |\(double\)|;", "", python), scope)
         kind, k = re.search(r"(step|along|across|again)(\d+)_f64$", name).groups()
         found[kind, int(k)] = scope[name]
     return found
@@ -516,12 +517,12 @@ def test_kernels_declare_what_they_name(name):
     program = Program(s.traced, s.formula.roles("vg"))
     arrays = {*program.rows, *program.numbers, *program.passes[-1].writes}
     for kernel, text in program.kernels("vg", F32, "x"):
-        head, loop = text.split("    for i in range(count):\n")
-        tiles = re.findall(r"cdef float(?:_tile)? (\w+) = arrays\[(\d+)\]", head)
+        head, loop = re.split(r"    for \(.+\{\n", text)
+        tiles = re.findall(r"float(?:_tile)? (\w+) = arrays\[(\d+)\]", head)
         assert [int(k) for _, k in tiles] == list(range(len(tiles))), kernel
         assert {tile for tile, _ in tiles} <= arrays, kernel
-        local = re.findall(r"\bt\d+\b", "".join(re.findall(r"cdef (?:float|bint) (t.*)", head)))
-        uniform = re.findall(r"cdef float (\w+) = <float>uniforms\[\d+\]", head)
+        local = re.findall(r"\bt\d+\b", "".join(re.findall(r"    (?:float|int) (t\d.*)", head)))
+        uniform = re.findall(r"float (\w+) = \(float\)uniforms\[\d+\]", head)
         declared = [*(tile for tile, _ in tiles), *local, *uniform]
         assert len(set(declared)) == len(declared), kernel
         named = set(re.findall(r"(?<![\w.])[A-Za-z_]\w*\b(?!\()", loop)) - {"i", "float", "INFINITY", "NAN"}

@@ -1,8 +1,12 @@
-"""From a graph to C and to what Cython must know of it: scalar functions for other people's programs, nothing but C99.
+"""From a graph to C: the tile kernels of the build, and scalar functions for other people's programs, nothing but C99.
 
-A loss becomes one inlined function for its value and one for each derivative, `fastloss_huber_grad_f64(pred, target, delta)`, which
-picks the variant that its hyperparameters ask for. What the kernels are handed as uniforms is computed inside, in double as there;
-the compiler moves it out of the caller's loop.
+A kernel has the tile signature `(count, arrays, uniforms)`: contiguous arrays of one precision, inputs first, then outputs, and
+the numbers that are the same for all elements, computed beforehand in double by the variant's `uniforms` function. Kernels are
+written in the functions of `_kernels/cpu/tile.h`.
+
+In the header a loss becomes one inlined function for its value and one for each derivative, `fastloss_huber_grad_f64(pred, target,
+delta)`, which picks the variant that its hyperparameters ask for. What the kernels are handed as uniforms is computed inside, in
+double as there; the compiler moves it out of the caller's loop. It is written in the functions of `include/fastloss_machine.h`.
 """
 
 import re
@@ -12,17 +16,19 @@ from math import inf
 from .contract import contracted
 from .domains import Flag
 from .emit import ATOM, Body, uniform_names, uniforms
-from .graph import BOOL, INT
+from .graph import BOOL, INT, walk
 
-# Whole numbers wrap, which C leaves undefined for signed ones: include/fastloss_machine.h has functions for these.
+# Signed whole numbers wrap where kernels are compiled; elsewhere C leaves it undefined, and the header has functions for these.
 _WRAPPING = ("add", "sub", "mul", "neg", "shl")
 
 
 @dataclass(frozen=True)
 class C:
-    """How C spells numbers, calls and types in one precision."""
+    """How kernels spell numbers, calls and types in one precision."""
 
     precision: object
+
+    prefix = ""
 
     def literal(self, node):
         value = node.args[0]
@@ -33,7 +39,7 @@ class C:
 
     def function(self, node):
         suffix = self.precision.name if node.kind != INT or node.op == "bits" else f"i{self.precision.width}"
-        return f"fastloss_math_{node.op}_{suffix}"
+        return f"{self.prefix}{node.op}_{suffix}"
 
     def declare(self, name, kind):
         return f"{self.c_type(kind)} {name};"
@@ -42,20 +48,97 @@ class C:
         return {INT: self.precision.c_integer, BOOL: "int"}.get(kind, self.precision.c_name)
 
     def calls(self, node):
-        return node.kind == INT and node.op in _WRAPPING
+        """Whether an operation is a function's call rather than a sign."""
+        return False
 
     def infix(self, node, text, strength):
         # In C these bind less than a comparison does.
         return (f"({text})", ATOM) if node.op in ("and", "or") else (text, strength)
 
 
-def vector_text(traced, precision, source):
-    """A function of fastloss.vecmath."""
+class PortableC(C):
+    """How the header does, whose users compile as they like."""
+
+    prefix = "fastloss_math_"
+
+    def calls(self, node):
+        return node.kind == INT and node.op in _WRAPPING
+
+
+# --- kernels ----------------------------------------------------------------------------------------------------------------
+
+
+def kernel_text(traced, suffix, roles, precision, source, in_place=False):
+    """The tile kernel that computes these outputs of a variant."""
+    return loop_text(
+        f"{traced.name}_{suffix}_{precision.name}",
+        traced.inputs,
+        {role: traced.outputs[role] for role in roles},
+        uniforms(traced, list(traced.outputs.values())),
+        precision,
+        source,
+        in_place=in_place,
+    )
+
+
+def loop_text(name, inputs, outputs, uniforms, precision, source, numbers=(), in_place=False, apart=()):
+    """A tile kernel: `outputs` by name from `inputs` by name; those in `numbers` hold one number for the whole tile."""
+    named = uniform_names(uniforms)
+    leaves = {symbol: n if n in numbers else f"{n}[i]" for n, symbol in inputs.items()}
+    arrays = dict.fromkeys([*inputs, *outputs])
+    nodes = contracted(outputs.values(), [*uniforms, *leaves], apart)
+    needed = {id(n) for n in walk(nodes, stop=[*uniforms, *leaves])}
+    # In place, an output's element may be another output's input: all are computed before any is written.
+    body = Body(nodes, named | leaves, C(precision), name_outputs=in_place)
+    real = precision.c_name
+    lines = [
+        *(f"{real} {n} = arrays[{k}][0];" if n in numbers else f"{real}_tile {n} = arrays[{k}];" for k, n in enumerate(arrays)),
+        *(f"{real} {named[n]} = ({real})uniforms[{k}];" for k, n in enumerate(uniforms) if id(n) in needed),
+        *_declarations(body),
+        "for (ptrdiff_t i = 0; i < count; i++) {",
+        *(f"    {statement};" for statement in body.statements),
+        *(f"    {output}[i] = {body.text(node)};" for output, node in zip(outputs, nodes, strict=True)),
+        "}",
+    ]
+    return _text(f"static void {name}(ptrdiff_t count, {real} **arrays, const double *uniforms)", lines, source)
+
+
+def uniforms_text(traced, source, double):
+    """The function that computes a variant's uniforms from its hyperparameters, in double."""
+    nodes = uniforms(traced, list(traced.outputs.values()))
+    names = {p: f"parameters[{p.args[0]}]" for p in traced.parameters}
+    # The length of the row, or of the tensor, stands behind the hyperparameters, sums over the tensor behind it.
+    names |= {n: f"parameters[{len(traced.parameters)}]" for n in walk(nodes) if n.op == "length"}
+    names |= {fold: f"parameters[{len(traced.parameters) + k}]" for k, fold in enumerate(traced.folds.values(), start=1)}
+    body = Body(nodes, names, C(double))
+    lines = [*_statements(body), *(f"uniforms[{i}] = {body.text(node)};" for i, node in enumerate(nodes))]
+    return _text(f"static void {traced.name}_uniforms(const double *parameters, double *uniforms)", lines, source)
+
+
+def map_text(primitive, precision):
+    """The tile kernel that applies one primitive: how the vector math is tested and measured."""
+    real, count = precision.c_name, len(primitive.derivatives)
+    function, arguments = f"{primitive.name}_{precision.name}", ", ".join(f"x{k}[i]" for k in range(count))
+    lines = [
+        *(f"{real}_tile x{k} = arrays[{k}];" for k in range(count)),
+        f"{real}_tile result = arrays[{count}];",
+        f"for (ptrdiff_t i = 0; i < count; i++) result[i] = {function}({arguments});",
+    ]
+    head = f"static void {primitive.name}_map_{precision.name}(ptrdiff_t count, {real} **arrays, const double *uniforms)"
+    return _text(head, lines, f"fastloss/vecmath: {primitive.name}")
+
+
+def function_text(traced, precision, source, language=C):
+    """A function of fastloss.vecmath, to be inlined."""
     (result,) = contracted(traced.outputs.values())
-    body = Body([result], {symbol: name for name, symbol in traced.inputs.items()}, C(precision))
+    language = language(precision)
+    body = Body([result], {symbol: name for name, symbol in traced.inputs.items()}, language)
     arguments = [(precision.c_name, name) for name in traced.inputs]
     lines = [*_statements(body), f"return {body.text(result)};"]
-    return _function(f"fastloss_math_{traced.name}", arguments, lines, precision, source)
+    return _function(f"{language.prefix}{traced.name}", arguments, lines, precision, source)
+
+
+# --- the header -------------------------------------------------------------------------------------------------------------
 
 
 def loss_texts(formula, double, precision):
@@ -97,10 +180,10 @@ def _variant_text(name, arguments, formula, traced, role, double, precision):
     handed = {
         n: u if precision == double else f"u{i}" for i, (n, u) in enumerate(uniform_names(uniforms(traced, [node])).items())
     }
-    before = Body(list(handed), parameters, C(double))
+    before = Body(list(handed), parameters, PortableC(double))
     computed = {n: u for n, u in handed.items() if before.text(n) != u}
     (result,) = contracted([node], [*handed, *inputs])
-    body = Body([result], handed | inputs, C(precision))
+    body = Body([result], handed | inputs, PortableC(precision))
     real = precision.c_name
     inside = [*_statements(before), *(f"{u} = ({real})({before.text(n)});" for n, u in computed.items())]
     # A block of its own: both sets of statements number their variables from 0.
@@ -133,12 +216,19 @@ def _conditions(formula, choice):
 
 
 def _function(name, arguments, lines, precision, source):
-    head = f"FASTLOSS_INLINE {precision.c_name} {name}({', '.join(f'{c_type} {n}' for c_type, n in arguments)}) {{"
-    return "\n".join([f"/* {source} */", head, *(f"    {line}" for line in lines), "}"])
+    listed = ", ".join(f"{c_type} {n}" for c_type, n in arguments)
+    return _text(f"FASTLOSS_INLINE {precision.c_name} {name}({listed})", lines, source)
+
+
+def _text(head, lines, source):
+    return "\n".join([f"/* {source} */", f"{head} {{", *(f"    {line}" for line in lines), "}"])
 
 
 def _statements(body):
-    """Declarations, one line for each kind, and assignments."""
+    return [*_declarations(body), *(f"{statement};" for statement in body.statements)]
+
+
+def _declarations(body):
+    """One line for the variables of each kind."""
     kinds = dict.fromkeys(kind for _, kind in body.locals)
-    declared = [body.language.declare(", ".join(n for n, k in body.locals if k == kind), kind) for kind in kinds]
-    return [*declared, *(f"{statement};" for statement in body.statements)]
+    return [body.language.declare(", ".join(n for n, k in body.locals if k == kind), kind) for kind in kinds]

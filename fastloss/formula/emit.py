@@ -1,14 +1,11 @@
-"""From a graph to text: Cython for the ahead-of-time kernels. `python.py` writes Python, for Numba, `c.py` C.
+"""From a graph to text, as far as languages share it: the order of statements, what gets a name, what kernels are handed.
 
-A kernel has the tile signature `(count, arrays, uniforms)`: contiguous arrays of one precision, inputs first, then outputs, and
-the numbers that are the same for all elements, computed beforehand in double by the variant's `uniforms` function.
+`c.py` writes C, for the kernels that are built and for the header; `python.py` writes Python, for Numba.
 """
 
 from collections import Counter
-from dataclasses import dataclass
 
-from .contract import contracted
-from .graph import BOOL, COMPARISONS, ELEMENT, INT, FormulaError, walk
+from .graph import BOOL, COMPARISONS, ELEMENT, FormulaError, walk
 from .primitives import TABLE
 
 _INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/", "and": "&", "or": "|", "shl": "<<", "shr": ">>"}
@@ -17,38 +14,6 @@ _STRENGTH = {"or": 1, "and": 2, "shl": 4, "shr": 4, "add": 5, "sub": 5, "mul": 6
 _STRENGTH |= dict.fromkeys(COMPARISONS.values(), 0)
 ATOM = 9
 _LONGEST = 72  # a longer expression gets a name of its own
-
-
-@dataclass(frozen=True)
-class Cython:
-    """How Cython spells numbers, calls and types in one precision."""
-
-    precision: object
-
-    def literal(self, node):
-        value = node.args[0]
-        if node.kind != "real":
-            # Without the suffix Cython would make a Python object of a large integer.
-            return f"{int(value)}LL" if abs(int(value)) >= 2**31 else str(int(value))
-        text = {"inf": "INFINITY", "-inf": "-INFINITY", "nan": "NAN"}.get(repr(value), repr(value))
-        return text if self.precision.name == "f64" and text[-1] not in "YN" else f"<{self.precision.c_name}>{text}"
-
-    def function(self, node):
-        suffix = self.precision.name if node.kind != INT or node.op == "bits" else f"i{self.precision.width}"
-        return f"{node.op}_{suffix}"
-
-    def c_type(self, kind):
-        return {INT: self.precision.c_integer, BOOL: "bint"}.get(kind, self.precision.c_name)
-
-    def declare(self, name, kind):
-        return f"cdef {self.c_type(kind)} {name}"
-
-    def calls(self, node):
-        """Whether an operation is a function's call rather than a sign."""
-        return False
-
-    def infix(self, node, text, strength):
-        return text, strength
 
 
 class Body:
@@ -131,100 +96,3 @@ def cost(outputs):
     """What computing these nodes costs per element, in additions."""
     varying = [node for node in walk(outputs) if node.level == ELEMENT]
     return sum(TABLE[node.op].cost if node.op in TABLE else 8 if node.op == "div" else 1 for node in varying)
-
-
-def uniforms_text(traced, source, precision):
-    """The function that computes a variant's uniforms from its hyperparameters, in double."""
-    nodes = uniforms(traced, list(traced.outputs.values()))
-    names = {p: f"parameters[{p.args[0]}]" for p in traced.parameters}
-    # The length of the row, or of the tensor, stands behind the hyperparameters, sums over the tensor behind it.
-    names |= {n: f"parameters[{len(traced.parameters)}]" for n in walk(nodes) if n.op == "length"}
-    names |= {fold: f"parameters[{len(traced.parameters) + k}]" for k, fold in enumerate(traced.folds.values(), start=1)}
-    body = Body(nodes, names, Cython(precision))
-    lines = [
-        f"# {source}",
-        f"cdef void {traced.name}_uniforms(const double* parameters, double* uniforms) noexcept nogil:",
-        *_declarations(body),
-        *(f"    {statement}" for statement in body.statements),
-        *(f"    uniforms[{i}] = {body.text(node)}" for i, node in enumerate(nodes)),
-    ]
-    return "\n".join(lines if len(lines) > 2 else [*lines, "    pass"])
-
-
-def kernel_text(traced, suffix, roles, precision, source, in_place=False):
-    """The tile kernel that computes these outputs of a variant."""
-    nodes = uniforms(traced, list(traced.outputs.values()))
-    return loop_text(
-        f"{traced.name}_{suffix}_{precision.name}",
-        traced.inputs,
-        {role: traced.outputs[role] for role in roles},
-        nodes,
-        precision,
-        source,
-        in_place=in_place,
-    )
-
-
-def loop_text(name, inputs, outputs, uniforms, precision, source, numbers=(), in_place=False, apart=()):
-    """A tile kernel: `outputs` by name from `inputs` by name; those in `numbers` hold one number for the whole tile."""
-    named = uniform_names(uniforms)
-    leaves = {symbol: n if n in numbers else f"{n}[i]" for n, symbol in inputs.items()}
-    arrays = dict.fromkeys([*inputs, *outputs])
-    nodes = contracted(outputs.values(), [*uniforms, *leaves], apart)
-    needed = {id(n) for n in walk(nodes, stop=[*uniforms, *leaves])}
-    # In place, an output's element may be another output's input: all are computed before any is written.
-    body = Body(nodes, named | leaves, Cython(precision), name_outputs=in_place)
-    real = precision.c_name
-    tiles = {
-        n: f"cdef {real} {n} = arrays[{k}][0]" if n in numbers else f"cdef {real}_tile {n} = arrays[{k}]"
-        for k, n in enumerate(arrays)
-    }
-    lines = [
-        f"# {source}",
-        f"cdef void {name}(Py_ssize_t count, {real}** arrays, const double* uniforms) noexcept nogil:",
-        *(f"    {tile}" for tile in tiles.values()),
-        *(f"    cdef {real} {named[n]} = <{real}>uniforms[{k}]" for k, n in enumerate(uniforms) if id(n) in needed),
-        "    cdef Py_ssize_t i",
-        *_declarations(body),
-        "    for i in range(count):",
-        *(f"        {statement}" for statement in body.statements),
-        *(f"        {output}[i] = {body.text(node)}" for output, node in zip(outputs, nodes, strict=True)),
-    ]
-    return "\n".join(lines)
-
-
-def function_text(traced, precision, source):
-    """An inlined function of fastloss.vecmath."""
-    (result,) = contracted(traced.outputs.values())
-    body = Body([result], {symbol: name for name, symbol in traced.inputs.items()}, Cython(precision))
-    real = precision.c_name
-    arguments = ", ".join(f"{real} {name}" for name in traced.inputs)
-    lines = [
-        f"# {source}",
-        f"cdef inline {real} {traced.name}({arguments}) noexcept nogil:",
-        *_declarations(body),
-        *(f"    {statement}" for statement in body.statements),
-        f"    return {body.text(result)}",
-    ]
-    return "\n".join(lines)
-
-
-def map_text(primitive, precision):
-    """The tile kernel that applies one primitive: how the vector math is tested and measured."""
-    real, count = precision.c_name, len(primitive.derivatives)
-    arguments = ", ".join(f"x{k}[i]" for k in range(count))
-    lines = [
-        f"cdef void {primitive.name}_map_{precision.name}(Py_ssize_t count, {real}** arrays, const double* uniforms) noexcept nogil:",
-        *(f"    cdef {real}_tile x{k} = arrays[{k}]" for k in range(count)),
-        f"    cdef {real}_tile result = arrays[{count}]",
-        "    cdef Py_ssize_t i",
-        "    for i in range(count):",
-        f"        result[i] = {primitive.name}_{precision.name}({arguments})",
-    ]
-    return "\n".join(lines)
-
-
-def _declarations(body):
-    """One `cdef` line for the locals of each kind."""
-    for kind in dict.fromkeys(kind for _, kind in body.locals):
-        yield "    " + body.language.declare(", ".join(n for n, k in body.locals if k == kind), kind)

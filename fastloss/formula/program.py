@@ -9,7 +9,8 @@ A loop (`iterate`) is one pass that is repeated: after each time a step of its o
 
 from dataclasses import dataclass, field
 
-from .emit import cost, loop_text, uniforms
+from .c import loop_text
+from .emit import cost, uniforms
 from .graph import BOOL, ELEMENT, FOLDS, REAL, ROW, RUNS, FormulaError, combine, walk
 from .primitives import maximum
 from .rows import ALONG

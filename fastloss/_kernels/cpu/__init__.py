@@ -1,7 +1,8 @@
 """The CPU engine. `engine` (Cython) walks arrays in tiles and drives the kernels that the build wrote from the formulas.
 
-`build/generate.py` writes `tiles.pyx` at build time; it is compiled once per level of the processor, and `levels.py` picks one at
-import. `tilework.pxi` is the part of a tile's work that no formula knows: loading, scaling, storing, summing. `driver.pxi` walks,
+`build/generate.py` writes the kernels at build time, a C file for each family of losses, compiled once for each level of the
+processor into the module `tiles.c`; `levels.py` picks a level at import. `tilework.c` is the part of a tile's work that no formula
+knows: loading, scaling, storing, summing. `driver.pxi` walks,
 `rows.pxi` walks whole rows (`row_calls.pxi`: what a call gives it and gets), `sweep.pxi` steps the tensors of an optimizer,
 `line.pxi` goes along a direction, `c_calls.pxi` is the engine for C, `pool.c` are the threads. `blocks.py`, `linear.py` and
 `centers.py` go through rows that share arrays, block by block.

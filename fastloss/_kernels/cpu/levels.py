@@ -1,4 +1,4 @@
-"""Which build of the tile kernels serves this processor; `FASTLOSS_ISA` asks for a lower one."""
+"""Which build of the kernels serves this processor; `FASTLOSS_ISA` asks for a lower one."""
 
 import importlib
 import os
@@ -7,12 +7,25 @@ from importlib.util import find_spec
 NAMES = {4: "x86-64-v4", 3: "x86-64-v3", 2: "x86-64-v2", 0: "plain"}
 
 
+class Library:
+    """The kernels of one level, by name."""
+
+    def __init__(self, module):
+        self.address, self.cost, self.names = module.address, module.cost, module.names
+
+    def layout(self, name):
+        """What the engine is told of a row formula's program, or of a rule that looks at whole tensors; None of other rules."""
+        from .layouts import LAYOUTS
+
+        return LAYOUTS.get(name)
+
+
 def choose(supported):
-    """The (name, module) of the best built level that the processor supports."""
+    """The (name, library) of the best built level that the processor supports."""
     wanted = os.environ.get("FASTLOSS_ISA", "")
     for level in _usable(supported):
         if wanted in ("", NAMES[level], _short(level)):
-            return NAMES[level], importlib.import_module(_module(level))
+            return NAMES[level], Library(importlib.import_module(_module(level)))
     offers = ", ".join(NAMES[level] for level in _usable(supported))
     if wanted and offers:
         raise ImportError(

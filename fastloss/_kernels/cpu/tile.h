@@ -1,9 +1,10 @@
-/* What the emitted tile kernels are written in: the few operations that Cython has no word for. */
+/* What the emitted tile kernels are written in: the few operations that C has no word for. */
 
 #ifndef FASTLOSS_TILE_H
 #define FASTLOSS_TILE_H
 
 #include <math.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -11,6 +12,15 @@
 #define FASTLOSS_RESTRICT __restrict
 #else
 #define FASTLOSS_RESTRICT __restrict__
+#endif
+
+/* A call inside a kernel's loop would keep it from being vectorised. */
+#if defined(__GNUC__)
+#define FASTLOSS_INLINE static inline __attribute__((always_inline, unused))
+#elif defined(_MSC_VER)
+#define FASTLOSS_INLINE static __forceinline
+#else
+#define FASTLOSS_INLINE static inline
 #endif
 
 /* The engine hands every kernel tiles that do not overlap, but for an update rule's own array, read and written in place. */
@@ -24,6 +34,13 @@ typedef double *FASTLOSS_RESTRICT double_tile;
 #define fma_f32(a, b, c) ((a) * (b) + (c))
 #define fma_f64(a, b, c) ((a) * (b) + (c))
 #endif
+
+#define absolute_f32(x) fabsf(x)
+#define absolute_f64(x) fabs(x)
+#define sqrt_f32(x) sqrtf(x)
+#define sqrt_f64(x) sqrt(x)
+#define to_float_f32(i) ((float)(i))
+#define to_float_f64(i) ((double)(i))
 
 static inline int32_t bits_f32(float x) {
     int32_t i;

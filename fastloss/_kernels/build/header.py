@@ -1,13 +1,6 @@
-"""Write `fastloss.h`, every pointwise loss as inlined C functions, and `__init__.pxd`, which lets Cython cimport them.
+"""The text of `fastloss.h`, every pointwise loss as inlined C functions, and of `__init__.pxd`, which lets Cython cimport them."""
 
-Run by the build with nothing but the standard library: `python generate_header.py PACKAGE_DIR HEADER PXD`.
-"""
-
-import importlib
-import sys
-from pathlib import Path
-
-from generate import import_formulas
+from fastloss.formula import F64, PRECISIONS, VECTOR_FUNCTIONS, c
 
 HEAD = """/* Losses and their derivatives as inlined functions, written by the build of fastloss from its formulas.
  *
@@ -38,29 +31,17 @@ cdef extern from "fastloss.h" nogil:
 
 def header(formulas):
     """The header's text, and the declarations for Cython."""
-    c, definition = (importlib.import_module(f"fastloss.formula.{name}") for name in ("c", "definition"))
-    importlib.import_module("fastloss.vecmath")
     vectors = [
-        c.vector_text(f.trace(p), p, f.source) for f in definition.VECTOR_FUNCTIONS.values() for p in definition.PRECISIONS
+        c.function_text(function.trace(precision), precision, function.source, c.PortableC)
+        for function in VECTOR_FUNCTIONS.values()
+        for precision in PRECISIONS
     ]
     # They call each other, whichever comes first.
     prototypes = "\n".join(text.splitlines()[1].replace(" {", ";") for text in vectors)
     texts, declared = [HEAD.rstrip(), prototypes, *vectors], []
     for formula in formulas:
-        for precision in definition.PRECISIONS:
-            for name, arguments, text in c.loss_texts(formula, definition.F64, precision):
+        for precision in PRECISIONS:
+            for name, arguments, text in c.loss_texts(formula, F64, precision):
                 texts.append(text)
                 declared.append("    " + c.declaration(name, arguments, precision))
-    return "\n\n".join([*texts, "#endif\n"]), "\n".join(declared) + "\n"
-
-
-def main(package, header_file, pxd_file):
-    formulas = import_formulas(Path(package).resolve())
-    definition = importlib.import_module("fastloss.formula.definition")
-    text, declared = header([formula for formula in formulas if type(formula) is definition.Formula])
-    Path(header_file).write_text(text, encoding="utf-8")
-    Path(pxd_file).write_text(PXD + declared, encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+    return "\n\n".join([*texts, "#endif\n"]), PXD + "\n".join(declared) + "\n"
