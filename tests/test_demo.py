@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import fastloss as fl
+from fastloss import demo
 from fastloss.__main__ import main
 from fastloss.demo import digits, linear, race
 from fastloss.demo.common import split
@@ -30,7 +31,7 @@ def python(*arguments, cwd, **environment):
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
 
@@ -114,10 +115,17 @@ def test_a_missing_gpu_is_reported_with_its_extra(tmp_path):
         assert fact(done.stdout, "GPU") == 'none (numba-cuda comes with pip install "fastloss[cuda]")'
 
 
-def test_demo_prints_six_tables_that_fit_the_terminal(tmp_path):
-    pytest.importorskip("sklearn")
-    pytest.importorskip("tqdm")
-    done = python("-m", "fastloss", "demo", cwd=tmp_path)
+@pytest.fixture(scope="module")
+def demonstration(tmp_path_factory):
+    """The demo in a process of its own, and the picture that it draws."""
+    for module in ("sklearn", "tqdm", "matplotlib"):
+        pytest.importorskip(module)
+    folder = tmp_path_factory.mktemp("demo")
+    return python("-m", "fastloss", "demo", "--plot", folder / "curves.png", cwd=folder), folder / "curves.png"
+
+
+def test_demo_prints_six_tables_that_fit_the_terminal(demonstration):
+    done, file = demonstration
     assert (done.returncode, done.stderr) == (0, "")
     assert re.findall(r"^\d\. [^:]+", done.stdout, re.MULTILINE) == [
         "1. Linear regression",
@@ -127,27 +135,30 @@ def test_demo_prints_six_tables_that_fit_the_terminal(tmp_path):
         "5. Digits",
         "6. Digits",
     ]
-    assert max(map(len, done.stdout.splitlines())) <= WIDTH
-    losses = [float(line.split()[3]) for line in done.stdout.splitlines() if line.startswith("   loss, epoch")]
+    *tables, drawn = done.stdout.splitlines()
+    assert drawn == f"picture drawn into {file}"
+    assert max(map(len, tables)) <= WIDTH
+    losses = [float(line.split()[3]) for line in tables if line.startswith("   loss, epoch")]
     assert len(losses) == 11
     assert losses == sorted(losses, reverse=True)
 
 
-def test_demo_draws_its_results(tmp_path):
-    for module in ("sklearn", "tqdm", "matplotlib"):
-        pytest.importorskip(module)
-    file = tmp_path / "curves.png"
-    done = python("-m", "fastloss", "demo", "--plot", file, cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (0, "")
+def test_demo_draws_its_results(demonstration):
+    _, file = demonstration
     pixels = pytest.importorskip("matplotlib.image").imread(file)[..., :3]
     assert pixels.shape[1] > pixels.shape[0] > 500
     assert pixels.std() > 0.05
 
 
 @pytest.fixture(scope="module")
-def drawn(classes, pairs, raced):
-    figure = pytest.importorskip("fastloss.demo.figure")
-    return figure.draw(linear.linear_regression(), linear.breast_cancer(), linear.diabetes(), classes, pairs, raced)
+def results(classes, pairs, raced):
+    """What the demo's experiments find, in its order."""
+    return linear.linear_regression(), linear.breast_cancer(), linear.diabetes(), classes, pairs, raced
+
+
+@pytest.fixture(scope="module")
+def drawn(results):
+    return pytest.importorskip("fastloss.demo.figure").draw(*results)
 
 
 def test_each_panel_is_labelled(drawn, pairs):
@@ -215,9 +226,11 @@ def test_demo_refuses_a_file_it_cannot_draw_into_before_training(capsys, tmp_pat
     assert re.fullmatch(rf"fastloss demo: --plot {remedy}.*, got '{file}'\n", err)
 
 
-def test_demo_says_when_the_file_cannot_be_written(capsys, tmp_path):
+def test_demo_says_when_the_file_cannot_be_written(capsys, tmp_path, monkeypatch, results):
     for module in ("sklearn", "tqdm", "matplotlib"):
         pytest.importorskip(module)
+    known = [(lambda _, result=result: result, table) for result, (_, table) in zip(results, demo.EXPERIMENTS, strict=True)]
+    monkeypatch.setattr(demo, "EXPERIMENTS", known)  # trained already
     folder = tmp_path / "folder.png"
     folder.mkdir()
     assert main(["demo", "--plot", str(folder)]) == 2

@@ -204,7 +204,7 @@ def test_numbers_of_every_kind_are_hyperparameters(tmp_path):
         (-np.inf, ValueError),
         (1j, TypeError),
         (np.ones(2), TypeError),
-        (object(), TypeError),
+        (object, TypeError),
         ({1: 2.0}, TypeError),
     ],
     ids=repr,

@@ -628,7 +628,7 @@ def after_five(value):
     return lambda step: 0.1 if step < 5 else value() if callable(value) else value
 
 
-@pytest.mark.parametrize("value", [-1.0, math.nan, None, "0.1", lambda: 1 / 0], ids=str)
+@pytest.mark.parametrize("value", [-1.0, math.nan, None, "0.1", lambda: 1 / 0], ids=type)
 def test_functions_of_the_steps_are_looked_at_before_anything_is_loaded(value):
     done = fl.AdamW(np.ones(3))
     for _ in range(7):

@@ -6,6 +6,7 @@ Read from the installed modules with objdump and nm; skipped where those, or the
 import re
 import shutil
 import subprocess
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,7 @@ def level(module):
     return module.name.split(".")[0].removeprefix("tiles_")
 
 
+@cache
 def functions(module):
     """{name: instructions} of a module; each compiled kernel is a function of its own."""
     text = tool("objdump", "-d", "--no-show-raw-insn", "-w", str(module))

@@ -10,12 +10,12 @@ import numpy as np
 def train(const double[:, ::1] features, const double[::1] target, double delta, double lr, int epochs):
     """The weights, and the mean loss of the last epoch as it went along."""
     cdef Py_ssize_t i, k
-    cdef int epoch
+    cdef int _epoch
     cdef double pred, slope, total = 0
     weights = np.zeros(features.shape[1])
     cdef double[::1] w = weights
     with nogil:
-        for epoch in range(epochs):
+        for _epoch in range(epochs):
             total = 0
             for i in range(features.shape[0]):
                 pred = 0
