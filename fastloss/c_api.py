@@ -12,26 +12,29 @@ from . import losses
 from ._kernels.cpu import engine
 from .api import bound
 
-# What a compiler needs to be told for these functions to be as fast as the kernels: each changes no result.
+# Compiler options with which these functions are as fast as the kernels. They change no result.
 COMPILE_ARGS = ("-O3", "-fno-math-errno", "-fno-trapping-math")
 
 
 def get_include() -> str:
-    """The folder of `fastloss.h` and `fastloss_api.h`, for a C compiler's ``-I``.
+    """The folder that holds `fastloss.h` and `fastloss_api.h`, for a C compiler's ``-I`` option.
 
-        Examples
-        --------
-        >>> import fastloss as fl
-        >>> from math import isnan
-    from pathlib import Path
-        >>> (Path(fl.get_include()) / "fastloss.h").exists()
-        True
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> import fastloss as fl
+    >>> from pathlib import Path
+    >>> (Path(fl.get_include()) / "fastloss.h").exists()
+    True
     """
     return str(Path(__file__).parent / "include")
 
 
 def _plan(name, values):
-    """The plan of a pointwise loss and of its hyperparameters in order, NaN for None; None for the defaults."""
+    """The plan of a pointwise loss, by name; `values` are its hyperparameters in order (NaN stands for None), None means the defaults."""
     if name not in losses.POINTWISE:
         raise ValueError(f"bind: loss must be one of {', '.join(losses.POINTWISE)}, got {name!r}")
     loss = getattr(losses, name)

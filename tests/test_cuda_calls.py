@@ -84,6 +84,46 @@ def test_targets_and_weights_broadcast(shape):
     same(fl.log_cosh.value_and_grad(p, stretched, sample_weight=w, reduction="none"), expected)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("shape", [(), (1,), (4,), (3, 1), (1, 4), (2, 1, 1), (2, 1, 4), (1, 3, 1)], ids=str)
+def test_gradients_of_inputs_that_were_broadcast(shape, dtype):
+    """In the input's own shape: what a whole input's gradient sums to."""
+    pred, target, weights = (numbers(2, 3, 4, dtype=dtype) for _ in range(3))
+    var = np.abs(numbers(*shape, dtype=dtype)) + np.dtype(dtype).type(0.5)
+    whole = np.ascontiguousarray(np.broadcast_to(var, pred.shape))
+    summed = tuple(d for d in range(3) if d < 3 - len(shape) or shape[d - 3 + len(shape)] == 1)
+    for options in ({}, {"sample_weight": np.abs(weights)}, {"reduction": "sum"}, {"reduction": "none"}):
+        given = {name: Lent(value) if isinstance(value, np.ndarray) else value for name, value in options.items()}
+        for method, parts in (("value_and_grad", 1), ("value_grad_hess", 2)):
+            found = host(getattr(fl.gaussian_nll, method)(*lent(pred, target, var), **given))
+            expected = host(getattr(fl.gaussian_nll, method)(*lent(pred, target, whole), **given))
+            np.testing.assert_allclose(found[0], expected[0], rtol=3e-7)
+            for k in range(1, 1 + parts):
+                np.testing.assert_array_equal(found[k][0], expected[k][0])
+                sums = expected[k][1].astype(np.float64).sum(axis=summed).reshape(shape)
+                assert (found[k][1].shape, found[k][1].dtype) == (shape, np.dtype(dtype))
+                tolerance = {"rtol": 4e-3, "atol": 4e-3} if dtype == "float16" else {"rtol": 3e-6, "atol": 1e-6}
+                np.testing.assert_allclose(found[k][1].astype(np.float64), sums, **tolerance)
+
+
+def test_gradients_of_one_number_for_many_elements_and_of_rows():
+    pred, target = numbers(37, 5), numbers(37, 5)
+    var = np.array([1.25], np.float32)
+    out = Lent(np.zeros((37, 5), np.float32)), Lent(np.full(1, 77, np.float32))
+    _, grads = fl.gaussian_nll.value_and_grad(*lent(pred, target, var), grad_out=out)
+    expected = host(fl.gaussian_nll.grad(*lent(pred, target, np.full((37, 5), 1.25, np.float32))))
+    assert grads[1] is out[1]
+    np.testing.assert_allclose(host(out[1]), [expected[1].sum(dtype=float)], rtol=1e-6)
+    shared = numbers(5)
+    grads = host(fl.cosine_distance.grad(*lent(pred, shared)))
+    expected = host(fl.cosine_distance.grad(*lent(pred, np.ascontiguousarray(np.broadcast_to(shared, (37, 5))))))
+    np.testing.assert_array_equal(grads[0], expected[0])
+    np.testing.assert_allclose(grads[1], expected[1].sum(0, dtype=float), rtol=1e-5, atol=1e-7)
+    empty = host(fl.gaussian_nll.grad(*lent(np.zeros((0, 5), np.float32), np.zeros((0, 5), np.float32), var), reduction="sum"))
+    assert (empty[1] == 0).all()
+    assert empty[1].shape == (1,)
+
+
 def test_no_dimension():
     value, *rest = fl.huber.value_grad_hess(np.float32(2), np.float32(0))
     same(fl.huber.value_grad_hess(*lent(np.float32(2), np.float32(0))), (np.asarray(value, np.float32), *rest))

@@ -62,9 +62,25 @@ def test_01_shapes_that_do_not_agree(shape):
         refuses(ValueError, f"cross_entropy: sample_weight {said}", cross_entropy, sample_weight=wrong)
 
 
-def test_01_inputs_with_gradients_are_of_one_shape():
-    with pytest.raises(ValueError, match=re.escape("x2 must have x1's shape (3, 4) to receive a gradient, got (4,)")):
-        fl.cosine_distance(*lent(numbers(3, 4), numbers(4)))
+@pytest.mark.parametrize("shape", [(1,), (1, 1), (2, 1)], ids=str)
+def test_01_labels_are_one_for_each_row(shape):
+    logits, labels = Lent(numbers(2, 3, 4)), Lent(np.zeros(shape, np.int64))
+    with pytest.raises(
+        ValueError, match=re.escape(f"target must hold one label for each row, in their shape (2, 3), got {shape}")
+    ):
+        fl.cross_entropy(logits, labels)
+    assert host(fl.cross_entropy(logits, Lent(np.zeros(3, np.int64)))) > 0
+
+
+def test_a_reduction_is_a_string():
+    assert host(fl.huber(*lent(numbers(3), numbers(3)), reduction=np.str_("sum"))) > 0
+    for wrong in (1, None, b"sum", np.array(["sum", "mean"])):
+        refuses(ValueError, "huber: reduction must be 'mean', 'sum' or 'none', got", huber, reduction=wrong)
+
+
+def test_01_inputs_with_gradients_broadcast_to_the_first():
+    with pytest.raises(ValueError, match=re.escape("x2 must broadcast to x1's shape (3, 4), got (3,)")):
+        fl.cosine_distance(*lent(numbers(3, 4), numbers(3)))
 
 
 @pytest.mark.parametrize("shape", [(0,), (0, 3), (3, 0, 2)], ids=str)
@@ -170,6 +186,29 @@ def test_14_labels():
     assert np.isnan(grad[1]).all()
     with pytest.raises(ValueError, match="cross_entropy: target must be a class"):
         fl.check_device()
+
+
+@pytest.mark.parametrize("lists", [False, True])
+def test_14_labels_beyond_int64(lists):
+    """They are not taken for `ignore_index`, nor for a list's end."""
+    logits = numbers(2, 3)
+    for wrong in (2**64 - 100, 2**64 - 1, 2**63):
+        labels = np.array([1, wrong], np.uint64)
+        calls = {"cross_entropy": ({}, {"ignore_index": -1}, {"reduction": "none"})}
+        if lists:
+            labels = np.array([[1, 2, 0], [0, wrong, 0]], np.uint64)
+            calls = {"multilabel_margin": ({},)}
+        for name, each in calls.items():
+            for options in each:
+                value, _ = host(getattr(fl, name).value_and_grad(*lent(logits, labels), **options))
+                assert np.isnan(value).any()
+                with pytest.raises(ValueError, match=re.escape(f"{name}: target must be a class")):
+                    fl.check_device()
+    if not lists:
+        correct = fl.cross_entropy.evaluate(*lent(logits, labels), outputs=("correct",))["correct"]
+        assert host(correct) == (np.argmax(logits[0]) == 1)
+        with pytest.raises(ValueError, match="target must be a class"):
+            fl.check_device()
 
 
 def test_15_gradients_are_of_one_precision():

@@ -26,6 +26,7 @@ from inputs import CASES, LOSSES, ONE_EACH, assert_same, columns, flatten
 import fastloss as fl
 from fastloss._kernels.jit import cache, native
 from fastloss._kernels.jit.kernels import Kernels
+from fastloss.formula.lazy import lazy
 
 pytest.importorskip("llvmlite", reason="a user's own formula is compiled by llvmlite")
 
@@ -754,6 +755,29 @@ stop.append(1)
 thread.join()
 """
     )
+
+
+def test_attributes_that_are_computed_once_hold_no_lock():
+    """A child that is forked while one is computed would wait for it, as a second thread would."""
+    entered, leave = threading.Event(), threading.Event()
+
+    class Slow:
+        @lazy
+        def answer(self):
+            if threading.current_thread() is not threading.main_thread():
+                entered.set()
+                assert leave.wait(20)
+            return 42
+
+    slow = Slow()
+    thread = threading.Thread(target=lambda: slow.answer, daemon=True)
+    thread.start()
+    assert entered.wait(20)
+    threading.Timer(5, leave.set).start()
+    assert (Slow().answer, slow.answer) == (42, 42)
+    assert not leave.is_set()
+    leave.set()
+    thread.join()
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="there are no timers")

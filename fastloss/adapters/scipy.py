@@ -192,7 +192,7 @@ def as_scipy(
     Raises
     ------
     ValueError, TypeError
-        Who, what must be, what was: before anything is computed.
+        Naming the argument, what was expected and what was received; nothing is computed before.
 
     Examples
     --------
@@ -307,7 +307,7 @@ def as_low_level_callable(loss: Loss, **parameters: Any) -> Any:
     Returns
     -------
     scipy.LowLevelCallable
-        For `scipy.integrate.quad` and its kin.
+        For `scipy.integrate.quad`, `scipy.ndimage.generic_filter` and others that take one. It keeps the loss alive.
 
     Examples
     --------

@@ -5,7 +5,6 @@ hyperparameters; the others are input arrays. Tracing calls the function with sy
 value and an absent optional parameter are plain Python values there, so the function may branch on them.
 """
 
-import functools
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from typing import ClassVar
 from .derive import carries_nan, derivative, guard_nan
 from .domains import Class, Classes, ClassWeight, Each, Flag, PerRow, Real, WeightDecay
 from .graph import CALL, FOLDS, INT, ROW, RUNS, FormulaError, Graph, Parameter, Symbol, select, walk
+from .lazy import lazy
 from .located import located
 from .rows import ALONG, row_derivatives, row_tangent
 
@@ -290,7 +290,7 @@ class RowFormula(Formula):
             return tuple(f"{prefix}hvp_{self.differentiable[0]}" for prefix in ("", "label_"))
         return (*super().roles(want), *self.others)
 
-    @functools.cached_property
+    @lazy
     def others(self):
         """The names of the numbers that the formula returns beside the value."""
         return self.trace(next(iter(self.choices()))).others

@@ -7,7 +7,7 @@ import math
 from contextlib import nullcontext
 
 from ...formula.definition import F32, F64
-from . import device, faults, memory, sums, walk
+from . import device, faults, folds, memory, sums, walk
 
 _REAL_SIZES = {"f32": 4, "f64": 8}
 _ALIGNMENT = 256
@@ -100,6 +100,7 @@ class Call:
         self.scale, self.total_weight, self.sums, self.is_of_nothing = 1.0, None, False, False
         self.given, self.new, self.room, self.launches = given, [], 0, []
         self.count = first.size
+        self._expanded = []
 
     def arrays(self):
         return [*self.inputs, *([self.weights] if self.weights else []), *self.outputs.values()]
@@ -129,6 +130,29 @@ class Call:
         # As far apart as any load from it wants.
         self.room += -(-count * _REAL_SIZES[self.precision.name] // _ALIGNMENT) * _ALIGNMENT
         return Place(0, None, offset)
+
+    def expanded(self, result):
+        """An array of the first input's shape, in its place of computation, whose sums over what a smaller input was broadcast over
+        become the result: the elements of each sum lie side by side."""
+        shape = self.inputs[0].shape
+        missing = len(shape) - len(result.shape)
+        summed = [d for d, n in enumerate(shape) if d < missing or (result.shape[d - missing] == 1 and n != 1)]
+        order = [d for d in range(len(shape)) if d not in summed] + summed
+        strides = dict(zip(order, memory.contiguous([shape[d] for d in order]), strict=True))
+        place, steps = self.scratch(max(1, math.prod(shape))), tuple(strides[d] for d in range(len(shape)))
+        full = memory.Array(None, self.kind, place, shape, steps, self.precision.name, self.number)
+        self._expanded.append((full, result, math.prod(shape[d] for d in summed)))
+        return full
+
+    def reduce_expanded(self):
+        """Lay out the sums of what was expanded."""
+        for full, result, terms in self._expanded:
+            spans, (steps,) = memory.collapsed(result.shape, [result.strides])
+            lanes = 1 if terms <= folds.WARP else device.THREADS
+            kernel = sums.sum_rows(self.precision, result.code, len(spans), lanes)
+            blocks = max(1, min(-(-result.size * lanes // device.THREADS), device.blocks_at_once(self.number)))
+            arguments = [result.size, terms, *walk.values(spans, [steps]), full.address, result.address]
+            self.add(kernel, blocks, arguments)
 
     def partials(self, blocks):
         """Memory for a pair of each block; the last one's count is what is to be folded."""

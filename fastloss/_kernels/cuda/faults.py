@@ -1,14 +1,15 @@
 """What kernels report: numbers that do not belong, by a flag in the host's memory, so that nobody waits for the GPU.
 
-A kernel writes where it found something; the next call looks, or `check` does after it has waited.
+A kernel writes where it found something; the next call looks, or `check` does after it has waited. No lock is held: a signal handler may
+make a call while another one is here.
 """
 
-import threading
+import itertools
 
 from . import device
 
 _SLOTS = 1024
-_lock = threading.Lock()
+_numbers = itertools.count()
 _messages = {}
 _pages = {}
 
@@ -23,17 +24,13 @@ class Page:
 
 def page(number):
     """The flags of the GPU of that number."""
-    if number not in _pages:
-        with _lock:
-            _pages.setdefault(number, Page())
-    return _pages[number]
+    return _pages.get(number) or _pages.setdefault(number, Page())
 
 
 def slot(message):
     """A place for what may be reported; `message(index)` makes an exception of it."""
-    with _lock:
-        found = 1 + len(_messages) % (_SLOTS - 1)
-        _messages[found] = message
+    found = 1 + next(_numbers) % (_SLOTS - 1)
+    _messages[found] = message
     return found
 
 
@@ -42,16 +39,15 @@ def raise_reported(number):
     own = _pages.get(number)
     if own is None or not own.flags[0]:
         return
-    with _lock:
-        own.flags[0] = 0
-        reported = [k for k in range(1, _SLOTS) if own.flags[k]]
-        if not reported:
-            # The kernel is at it: what it found is on its way behind the flag.
-            own.flags[0] = 1
-        errors = [_messages[k](int(own.flags[k]) - 1) for k in reported]
-        own.flags[reported] = 0
-    if errors:
-        raise errors[0]
+    own.flags[0] = 0
+    reported = {k: int(own.flags[k]) for k in range(1, _SLOTS) if own.flags[k]}
+    if not reported:
+        # The kernel is at it: what it found is on its way behind the flag.
+        own.flags[0] = 1
+        return
+    own.flags[list(reported)] = 0
+    first = min(reported)
+    raise _messages[first](reported[first] - 1)
 
 
 def check():

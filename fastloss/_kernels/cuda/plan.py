@@ -2,13 +2,14 @@
 
 import math
 import warnings
-from functools import cache, cached_property
+from functools import cache
 
 import numpy as np
 
 from ...formula import graph
 from ...formula.definition import F32
 from ...formula.emit import uniforms
+from ...formula.lazy import lazy
 from ...formula.python import uniforms_text, variant_text
 from .. import arrays
 from ..jit import interpreted
@@ -29,7 +30,7 @@ class Variant:
         self.formula, self.traced = formula, formula.trace(choice)
         self.kernel = cache(self.kernel)
 
-    @cached_property
+    @lazy
     def nodes(self):
         """Everything that the variant computes."""
         return graph.walk(list(self.traced.outputs.values()))
@@ -72,7 +73,7 @@ class Plan:
 
     def prepare(self, want, inputs, sample_weight, reduction, normalizer, outs, check, stream, others=()):
         """Look at a call's arrays and lay it out. `outs` are the arrays to write into: of the value, gradient and Hessian, or None."""
-        if normalizer is not None or reduction not in _REDUCTIONS:
+        if normalizer is not None or type(reduction) is not str or reduction not in _REDUCTIONS:
             normalizer = self._check_reduction(reduction, normalizer)
         who, names = self.who, self.names
         given = [memory.take(who, name, x) for name, x in zip(names, inputs, strict=True)]
@@ -119,6 +120,7 @@ class Plan:
             if others:
                 results = (*results, self.others(call, others))
             self.launch(call)
+            call.reduce_expanded()
             if call.sums:
                 call.finish(divisor, call.value)
         return Layout(call, results)
@@ -164,16 +166,11 @@ class Plan:
             )
 
     def check_input(self, name, array, first):
-        """Whether an input agrees with the first one in shape, and in dtype where it has a gradient."""
-        if name in self.formula.differentiable:
-            if array.shape != first.shape:
-                raise ValueError(
-                    f"{self.who}: {name} must have {self.names[0]}'s shape {first.shape} to receive a gradient, got {array.shape}"
-                )
-            if array.code != first.code:
-                raise TypeError(f"{self.who}: {name} must have {self.names[0]}'s dtype {first.code}, got {array.code}")
-        elif memory.broadcast(array, first.shape) is None:
+        """Whether an input broadcasts to the first one, and has its dtype where it has a gradient."""
+        if memory.broadcast(array, first.shape) is None:
             raise arrays.shape_error(self.who, name, array.shape, self.names[0], first.shape)
+        if name in self.formula.differentiable and array.code != first.code:
+            raise TypeError(f"{self.who}: {name} must have {self.names[0]}'s dtype {first.code}, got {array.code}")
 
     def _take_weights(self, call, given):
         shape, call.weights = self.weight_shape(call), given
@@ -198,7 +195,7 @@ class Plan:
 
     def _check_reduction(self, reduction, normalizer):
         """The normalizer, as a number unless it is none."""
-        if reduction not in _REDUCTIONS:
+        if not isinstance(reduction, str) or reduction not in _REDUCTIONS:
             raise ValueError(f"{self.who}: reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
         if normalizer is not None and reduction != "mean":
             raise ValueError(f"{self.who}: normalizer goes with reduction='mean', got reduction={reduction!r}")
@@ -250,11 +247,13 @@ class Plan:
             raise TypeError(
                 f"{self.who}: {title} must be {len(names)} arrays, one for each of {', '.join(names)}, got {len(out)}"
             )
+        owners = []
         for k, name in enumerate(names):
             like = call.inputs[self.names.index(name)]
-            call.outputs[f"{kind}_{name}"] = self._output(call, f"{title}[{k}]" if several else title, like.shape, like.code)
-        owners = tuple(call.outputs[f"{kind}_{name}"].owner for name in names)
-        return owners if several else owners[0]
+            result = self._output(call, f"{title}[{k}]" if several else title, like.shape, like.code)
+            call.outputs[f"{kind}_{name}"] = result if like.shape == call.inputs[0].shape else call.expanded(result)
+            owners.append(result.owner)
+        return tuple(owners) if several else owners[0]
 
     def _output(self, call, title, shape, code):
         """A new array, or the caller's, which must be of that shape and dtype."""

@@ -60,7 +60,7 @@ def first_largest(precision, code, label, weights, dims, lanes):
     arguments = {"rows": "i64", "length": "i64"} | walk.arguments(names, dims) | {"along": "i64"}
     codes = {"x": code, "predicted": "i64", "label": label, "weights": weights}
     arguments |= {f"{name}_at": f"{codes[name]}*" for name in names} | {"ignored": "i64", "partials": f"{real}*"}
-    right = ["label = int64(label_at[at_label])"] if label else []
+    right = [f"label = label_{label}(label_at[at_label])"] if label else []
     right += [f"weight = from_{weights}(weights_at[at_weights])" if weights else "weight = real(1)"] if label else []
     if label:
         right += [

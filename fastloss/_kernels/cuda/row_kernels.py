@@ -144,7 +144,7 @@ class RowWriter(RowPasses):
             lines += self._report("weights", "weight", ends, "row")
         if self.label:
             lines += [
-                f"label = int64({self.label}_at[at_{self.label}])",
+                f"label = label_{self.codes[self.label]}({self.label}_at[at_{self.label}])",
                 "counts = label != ignored",
                 "inside = (label >= 0) & (label < length)",
                 *self._flag(self.label, "counts and not inside", "row"),
@@ -191,11 +191,11 @@ class RowWriter(RowPasses):
 
     def _list(self):
         """The passes once for each label of the row's list; values and results add up."""
-        lines = ["value_sum = real(0)", "several = int64(0)", f"label = int64({self.lists}_at[at_{self.lists}])"]
+        lines = ["value_sum = real(0)", "several = int64(0)", f"label = {self._listed('at_' + self.lists)}"]
         lines += ["for j in range(lane, length, LANES):", "    pass"]
         lines += [f"    {role}_sum[i * length + j] = real(0)" for role in self._outputs()]
         inner = [*self._picks(), *self._passes(self._accumulate), "value_sum += value", "several += 1"]
-        inner.append(f"label = int64({self.lists}_at[{self._place(self.lists, 'several')}]) if several < length else int64(-1)")
+        inner.append(f"label = {self._listed(self._place(self.lists, 'several'))} if several < length else int64(-1)")
         lines += ["while (label >= 0) & (label < length):", *indented(inner), "value = value_sum"]
         lines += [*self._flag(self.lists, "label != -1", "row"), "if label != -1:", "    weight = real(nan)"]
         lines += ["factor = weight * scale"]
@@ -204,6 +204,9 @@ class RowWriter(RowPasses):
             for role in self._outputs()
         ]
         return [*lines, "if alive:", "    for j in range(lane, length, LANES):", "        pass", *indented(stores, 2)]
+
+    def _listed(self, place):
+        return f"label_{self.codes[self.lists]}({self.lists}_at[{place}])"
 
     def _outputs(self):
         return [role for role in self.program.passes[-1].writes]

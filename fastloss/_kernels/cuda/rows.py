@@ -42,7 +42,7 @@ def count_rows(precision, label, weights, class_weight, dims):
     body.append(f"weight = from_{weights}(weights[at_weights])" if weights else "weight = real(1)")
     if label:
         arguments |= {"label": f"{label}*", "ignored": "i64", "length": "i64"}
-        body += ["named = int64(label[at_label])", "inside = (named != ignored) & (named >= 0) & (named < length)"]
+        body += [f"named = label_{label}(label[at_label])", "inside = (named != ignored) & (named >= 0) & (named < length)"]
         body.append("weight = where(inside, weight, real(0))")
     if class_weight:
         arguments |= {"class_weight": f"{class_weight}*", "step": "i64"}
@@ -116,6 +116,10 @@ class RowPlan(Plan):
         elif kind in _KINDS_OF_NUMBERS:
             if memory.broadcast(array, shape) is None:
                 raise self.weight_error(name, array, shape)
+            if kind == "label" and array.shape != shape[len(shape) - array.ndim :]:
+                raise ValueError(
+                    f"{self.who}: {name} must hold one label for each row, in their shape {shape}, got {array.shape}"
+                )
         elif kind == "labels" and array.shape != first.shape:
             raise arrays.shape_error(self.who, name, array.shape, self.names[0], first.shape)
         else:

@@ -51,7 +51,7 @@ def code_of(dtype):
 
 
 def conversions(precision):
-    """The text of `from_CODE(raw) -> real` and `to_CODE(real) -> raw`, by name.
+    """The text of `from_CODE(raw) -> real`, `to_CODE(real) -> raw` and, for labels, `label_CODE(raw) -> int64`, by name.
 
     Halves go to and from `real` by what the machine has: `half_from`, `half_to` for float16, whole numbers for bfloat16.
     """
@@ -63,8 +63,12 @@ def conversions(precision):
         if code in ("f16", "bf16"):
             continue
         texts[f"from_{code}"] = f"def from_{code}(raw):\n    return real(raw)"
+        if code[0] in "iu":
+            texts[f"label_{code}"] = f"def label_{code}(raw):\n    return int64(raw)"
         if code[0] == "f":
             texts[f"to_{code}"] = f"def to_{code}(x):\n    return {storage.raw}(x)"
+    # Beyond int64 a label would pass for a negative one, which may be `ignore_index` or a list's end.
+    texts["label_u64"] = f"def label_u64(raw):\n    return int64(raw) if raw < {2**63} else int64({1 - 2**63})"
     texts["from_bf16"] = "def from_bf16(h):\n    return real(float_of_bits(int32(h) << int32(16)))"
     if double:
         # To odd, where a double does not fit: to be rounded once more, as if it had not been rounded before.

@@ -7,6 +7,7 @@ from functools import cache
 
 from . import device, walk
 from .device import Kernel, machine
+from .text import joined
 
 # The text of functions that kernels call; each pair is `high, low`.
 FUNCTIONS = {
@@ -103,3 +104,32 @@ def sum_weights(precision, code, dims):
     offsets = "\n        ".join(walk.offsets(["weights"], dims))
     text = _WEIGHTS.format(code=code, arguments=", ".join(arguments), offsets=offsets)
     return Kernel(precision, "sum_weights", text, arguments.values(), **functions(precision))
+
+
+_SUM_ROWS = """
+def sum_rows({arguments}):
+    lane = cuda.threadIdx.x % LANES
+    for i in range(cuda.blockIdx.x * GROUPS + cuda.threadIdx.x // LANES, count, cuda.gridDim.x * GROUPS):
+        {offsets}
+        high = real(0)
+        low = real(0)
+        for k in range(lane, terms, LANES):
+            high, low = add_to(high, low, full[i * terms + k])
+        {fold}
+        if lane == 0:
+            result[at_result] = to_{code}(as_one(high, low))
+"""
+
+
+@cache
+def sum_rows(precision, code, dims, lanes):
+    """The kernel that adds up so many neighbours for each element of a result, by one thread or by a block."""
+    steps = walk.arguments(["result"], dims)
+    arguments = {"count": "i64", "terms": "i64", **steps, "full": f"{precision.name}*", "result": f"{code}*"}
+    # What a block shares is written again for the next element.
+    fold = ["cuda.syncthreads()", "high, low = fold_block(high, low)"] if lanes > 1 else ["pass"]
+    text = _SUM_ROWS.format(
+        arguments=", ".join(arguments), offsets=joined(walk.offsets(["result"], dims), 8), fold=joined(fold, 8), code=code
+    )
+    more = functions(precision) | {"LANES": lanes, "GROUPS": device.THREADS // lanes}
+    return Kernel(precision, "sum_rows", text, arguments.values(), **more)

@@ -5,8 +5,6 @@ hyperparameters (each has a kernel of its own) by comparisons that a user's loop
 in double, as the engine does, so the results are the kernels' own to the bit.
 """
 
-from functools import cached_property
-
 import numpy as np
 from numba import njit, types
 from numba.core.errors import TypingError
@@ -15,6 +13,7 @@ from numba.extending import overload
 from ...formula import F32, F64, Flag, Optional, UpdateRule
 from ...formula.emit import uniforms
 from ...formula.graph import FOLDS, walk
+from ...formula.lazy import lazy
 from ...formula.python import scalar_text
 from .. import cuda
 from . import numba_types
@@ -79,7 +78,7 @@ class Functions:
             if all(choice[names.index(name)] == value for name, value in chosen.items())
         ]
 
-    @cached_property
+    @lazy
     def inputs(self):
         """The arguments that are elements, by name."""
         return self.formula.inputs
@@ -172,35 +171,35 @@ class LossFunctions(Functions):
             kinds.setdefault(role.partition("_")[0], []).append("_results" if len(roles) == 1 else f"_results[{k}]")
         return ", ".join(each[0] if len(each) == 1 else f"({', '.join(each)})" for each in kinds.values())
 
-    @cached_property
+    @lazy
     def value(self):
         return self._scalar("value", "v")
 
-    @cached_property
+    @lazy
     def grad(self):
         return self._scalar("grad", "g")
 
-    @cached_property
+    @lazy
     def hess(self):
         return self._scalar("hess", "h")
 
-    @cached_property
+    @lazy
     def value_and_grad(self):
         return self._scalar("value_and_grad", "vg")
 
-    @cached_property
+    @lazy
     def grad_and_hess(self):
         return self._scalar("grad_and_hess", "gh")
 
-    @cached_property
+    @lazy
     def value_grad_hess(self):
         return self._scalar("value_grad_hess", "vgh")
 
-    @cached_property
+    @lazy
     def mean(self):
         return self._over_arrays("mean", "v", gradients=[])
 
-    @cached_property
+    @lazy
     def mean_value_and_grad(self):
         several = len(self.formula.differentiable) > 1
         gradients = [f"grad_{name}" for name in self.formula.differentiable] if several else ["grad_out"]
@@ -250,14 +249,14 @@ class RuleFunctions(Functions):
         values = {name: domain.default for name, domain in self.formula.parameters.items()} | self.fixed
         return [self.formula.choice(values)]
 
-    @cached_property
+    @lazy
     def inputs(self):
         return tuple(self.formula.trace(self.choices[0]).inputs)
 
     def _roles(self, traced, want):
         return list(traced.outputs)
 
-    @cached_property
+    @lazy
     def step(self):
         arguments = [*self.inputs, *(name for name in self.arguments if name == "step" or name in self.formula.carried)]
         call = ", ".join([*self.inputs, *self.arguments])

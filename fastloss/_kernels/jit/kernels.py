@@ -1,10 +1,11 @@
 """The kernels of a formula that was not there when the engine was built: compiled when the engine asks for them."""
 
-from functools import cache, cached_property
+from functools import cache
 
 from ...formula import PRECISIONS, FormulaError, RowFormula, UpdateRule
 from ...formula.assembly import Module
 from ...formula.emit import check_tensor_room, cost, uniforms
+from ...formula.lazy import lazy
 from ...formula.located import located
 from ...formula.program import Program
 from . import native
@@ -89,7 +90,7 @@ class Kernels:
         module.loop(name, traced.inputs, outputs, handed, precision, formula.name, in_place=formula.in_place)
         yield name
 
-    @cached_property
+    @lazy
     def _choices(self):
         return {self.formula.variant_name(choice): choice for choice in self.formula.choices()}
 

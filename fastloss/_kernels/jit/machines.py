@@ -5,9 +5,9 @@ functions of fastloss.vecmath are defined on it once, one after the other as the
 """
 
 import linecache
-from functools import cached_property
 
 from ...formula import definition
+from ...formula.lazy import lazy
 from ...formula.python import function_text
 
 
@@ -22,7 +22,7 @@ class Machine:
         """The function of that name that the text defines, as Python has it; `more` is what else the text may call."""
         return self.run(text, name, {**self.scope, **more})
 
-    @cached_property
+    @lazy
     def scope(self):
         """Everything that a formula's text may call."""
         from ... import vecmath  # noqa: F401  (enters its functions)
