@@ -42,11 +42,10 @@ def cupy_of_numpy():
 
 class Library:
     def __init__(self, name, monkeypatch):
-        from fastloss._kernels import arrays
-        from fastloss._kernels.cuda import memory
+        from fastloss import interop
 
-        on_device = arrays.on_device
-        monkeypatch.setattr(arrays, "on_device", lambda value: type(value).__module__ == name or on_device(value))
+        on_device = interop.on_device
+        monkeypatch.setattr(interop, "on_device", lambda value: type(value).__module__ == name or on_device(value))
         if name == "cupy":
             module = cupy_of_numpy()
             monkeypatch.setitem(sys.modules, "cupy", module)
@@ -54,7 +53,7 @@ class Library:
             self.repeated = lambda array: np.lib.stride_tricks.as_strided(array, array.shape, (0, array.strides[1]), subok=True)
         else:
             torch = pytest.importorskip("torch")
-            monkeypatch.setattr(memory.Torch, "stream", lambda self, like: 0)
+            monkeypatch.setattr(interop.libraries.Torch, "stream", lambda self, device: 0)
             self.array, self.host = lambda array: torch.tensor(np.asarray(array)), lambda tensor: tensor.detach().numpy()
             self.repeated = lambda tensor: tensor[:1].expand(tensor.shape)
 

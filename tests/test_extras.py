@@ -46,7 +46,7 @@ print(said)
         ("numba", "fl.huber.jit", "huber.jit: Numba must be installed (pip install 'fastloss[jit]')"),
         ("numba", "fl.AdamW.jit", "AdamW.jit: Numba must be installed (pip install 'fastloss[jit]')"),
         ("llvmlite", "own([1.0], [1.0])", "llvmlite, which must be installed (pip install 'fastloss[jit]')"),
-        ("ml_dtypes", "fl._kernels.arrays.interop.bfloat16('huber')", "huber: bfloat16 needs ml_dtypes"),
+        ("ml_dtypes", "fl.interop.bfloat16('huber')", "huber: bfloat16 needs ml_dtypes"),
     ],
 )
 def test_44_a_missing_extra_is_named_and_asking_again_leaks_nothing(package, call, said):

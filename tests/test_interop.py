@@ -40,7 +40,7 @@ def make(name, values):
 
 
 def is_of(name, value):
-    return interop.library(type(value)) == name
+    return interop.library_of(value).name.lower() == {"torch": "pytorch"}.get(name, name)
 
 
 def plain(value):
@@ -332,7 +332,7 @@ def test_dlpack_that_cannot_be_taken():
 
 
 def test_nothing_is_imported_to_recognise_an_array():
-    assert interop.library(np.ndarray) is None
+    assert not interop.library_of(np.zeros(1)).is_foreign
     assert not {"torch", "jax", "pandas", "polars"} & {
         name for name in vars(interop) if name in sys.modules and hasattr(vars(interop)[name], "__path__")
     }
@@ -353,3 +353,34 @@ def test_without_a_copy_elsewhere(name):
     values = make(name, np.zeros(1000))
     first, second = (interop.as_numpy("t", "x", values) for _ in range(2))
     assert np.shares_memory(first, second)
+
+
+def test_a_library_takes_one_class(monkeypatch):
+    monkeypatch.setattr(interop.library, "_LIBRARIES", dict(interop.library._LIBRARIES))
+    interop.library._of_type.cache_clear()
+
+    class Array:
+        def __init__(self, values):
+            self.values = values
+
+    Array.__module__ = "toy.arrays"
+
+    @interop.array_library("toy")
+    class Toy(interop.ArrayLibrary):
+        name = "Toy"
+        is_foreign = True
+
+        def to_numpy(self, who, name, value):
+            return value.values
+
+        def from_numpy(self, array, like):
+            return Array(array)
+
+    try:
+        pred, out = Array(np.array([1.0, 3.0])), Array(np.zeros(2))
+        loss, grad = fl.huber.value_and_grad(pred, Array(np.zeros(2)))
+        assert (loss, grad.values.tolist(), type(grad)) == (1.5, [0.5, 0.5], Array)
+        assert fl.huber.grad(pred, [0.0, 0.0], grad_out=out) is out
+        assert out.values.tolist() == [0.5, 0.5]
+    finally:
+        interop.library._of_type.cache_clear()

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..formula import Positive, Real
 from .. import interop
+from ..formula import Positive, Real
 
 
 def is_bfloat16(dtype):
@@ -23,39 +23,13 @@ def is_masked(value):
     return masked is not None and isinstance(value, masked.MaskedArray)
 
 
-def on_device(value):
-    """Whether it is an array in a GPU's memory; no library is imported to find out."""
-    if isinstance(value, np.ndarray | float | int | list | tuple):
-        return False
-    if type(value).__module__ == "torch":
-        return value.is_cuda
-    # `__cuda_ndarray__`: of Numba's simulator.
-    if hasattr(value, "__cuda_array_interface__") or hasattr(value, "__cuda_ndarray__"):
-        return True
-    device = getattr(value, "__dlpack_device__", None)
-    return device is not None and device()[0] in _CUDA
-
-
-def number(value):
-    """What a 0-d array holds, in a GPU's memory too, which is waited for then."""
-    if not on_device(value):
-        return value
-    from .cuda import memory
-
-    return memory.number(value)
-
-
-# DLPack's numbers for a GPU's memory and for managed memory.
-_CUDA = (2, 13)
-
-
 def as_array(who, name, value):
     """`value` as a plain, aligned, native array of real numbers; a copy only where its memory does not serve."""
     if is_masked(value):
         raise TypeError(
             f"{who}: {name} must be a plain array, got a masked array (its mask would be lost): pass weights instead"
         )
-    if on_device(value):
+    if interop.on_device(value):
         raise TypeError(f"{who}: {name} must be in the host's memory, as the others are, got a CUDA array")
     array = interop.as_numpy(who, name, value)
     if not (is_floating(array.dtype) or array.dtype.kind in "iub"):

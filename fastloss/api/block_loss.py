@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from .. import interop
 from .._kernels import arrays
 from .._kernels.cpu import blocks
-from .. import interop
 from .._kernels.cpu.centers import NamedCenter, NearestCenter
 from .._kernels.cpu.linear import Linear
 from ..formula import BlockFormula, NearestCenterFormula, Shaped
@@ -51,7 +51,7 @@ class BlockLoss(Loss):
         missing = [name for name in formula.inputs if name not in given and name not in formula.optional]
         if missing:
             raise TypeError(f"{who}: takes {', '.join(formula.inputs)}, got no {missing[0]}")
-        first, on_device = next(iter(given)), arrays.on_device(next(iter(given.values())))
+        first, on_device = next(iter(given)), interop.on_device(next(iter(given.values())))
         stream = {"stream": parameters.pop("stream", None)} if on_device else {}
         options = {name: self._option(name, parameters.pop(name, default)) for name, default in formula.options.items()}
         unknown = [name for name in parameters if name not in formula.parameters]

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .._kernels import arrays
+from .. import interop
 from .._kernels.cpu.engine import RuleVariant, Sweep
 from .loss import load_cuda
 from .parameters import as_parameter, row_gradient
@@ -63,4 +63,4 @@ HOST = Host()
 
 def engine_of(who, first):
     """The engine for an optimizer, by the first of its arrays."""
-    return load_cuda(who).kept.Kept(who) if arrays.on_device(first) else HOST
+    return load_cuda(who).kept.Kept(who) if interop.on_device(first) else HOST

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .. import interop
 from .._kernels import arrays
 from .._kernels.cpu.engine import Plan
 from .._kernels.cuda import load as load_cuda
@@ -163,7 +164,7 @@ class Loss:
         """The bound kernels for these hyperparameters, and the inputs in order."""
         if parameters and len(inputs) < len(self.formula.inputs):
             inputs += tuple(parameters.pop(name) for name in self.formula.inputs[len(inputs) :] if name in parameters)
-        if inputs and type(inputs[0]) is not np.ndarray and arrays.on_device(inputs[0]):
+        if inputs and type(inputs[0]) is not np.ndarray and interop.on_device(inputs[0]):
             return self._plan_on_device(parameters), inputs
         # With the types: True is no 1.0.
         key = (*parameters.items(), *map(type, parameters.values())) if parameters else ()

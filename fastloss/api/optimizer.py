@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from .. import interop
 from .._kernels import arrays
 from ..formula import Fraction, Positive, Real, UpdateRule
 from ..formula.document import optimizer_docstring
@@ -393,7 +394,7 @@ class Optimizer:
         """What becomes of the counts where only the GPU knows whether the step was left out; None: it was captured, and not taken."""
         self._steps = None
         if skipped is not None and self.rule.carried:
-            skipped = bool(arrays.number(skipped))
+            skipped = bool(interop.number(skipped))
             if not skipped:
                 self._carried = carried
         return False if skipped is None else skipped

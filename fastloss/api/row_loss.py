@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .._kernels import arrays
 from .. import interop
+from .._kernels import arrays
 from .._kernels.cpu.engine import RowPlan
 from ..formula import PROBABILITIES, Class, Classes, ClassWeight, Fraction, PerRow, RowFormula
 from .loss import GRAD, HESS, MOST_PLANS, VALUE, Loss, load_cuda
@@ -110,7 +110,7 @@ class RowLoss(Loss):
             key = (there, along, *parameters.items(), *map(type, parameters.values()))
         else:
             there, key = self.formula.inputs[:count], count
-        on_device = type(inputs[0]) is not np.ndarray and arrays.on_device(inputs[0])
+        on_device = type(inputs[0]) is not np.ndarray and interop.on_device(inputs[0])
         if self.formula.is_soft and _are_probabilities(self.__name__, self.formula.label, inputs[self._label], inputs[0]):
             there, key = (*there, PROBABILITIES), (PROBABILITIES, key)
         if on_device:
@@ -198,9 +198,9 @@ class RowLoss(Loss):
 
 def _are_probabilities(who, name, target, logits):
     """Whether the target holds a number for each logit: as many dimensions, and floating."""
-    if arrays.on_device(target):
+    if interop.on_device(target):
         take = load_cuda(who).memory.take
-        taken, dims = take(who, name, target), len(take(who, "", logits).shape) if arrays.on_device(logits) else np.ndim(logits)
+        taken, dims = take(who, name, target), len(take(who, "", logits).shape) if interop.on_device(logits) else np.ndim(logits)
         return taken.code[0] in "fb" and len(taken.shape) == dims
     if type(target) is not np.ndarray:
         target = interop.as_numpy(who, name, target)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from .._kernels import arrays
+from .. import interop
 from ..api.optimizer import StepResult
 from ..api.parameters import check_keys
 from ..formula import Fraction, Interval, Whole
@@ -87,7 +87,7 @@ class LossScaler:
         GPU, whose finding decides the next scale.
         """
         result: StepResult = optimizer.step(grads, grad_scale=self.scale, skip_nonfinite=True, **options)
-        if arrays.number(result.skipped):
+        if interop.number(result.skipped):
             self.scale, self.good_steps = max(self.scale * self.backoff_factor, _SMALLEST), 0
         elif self.good_steps + 1 < self.growth_interval:
             self.good_steps += 1

@@ -26,7 +26,13 @@ class Prepared:
     """A call that was looked at and laid out: calling it launches it again on the same arrays, and returns the same results."""
 
     def __init__(self, layout, stream, addresses, kept, results):
-        self._number, self._kind, self._stream, self._kept, self.results = layout.number, layout.kind, stream, kept, results
+        self._number, self._library, self._stream, self._kept, self.results = (
+            layout.number,
+            layout.library,
+            stream,
+            kept,
+            results,
+        )
         self._launches = []
         for kernel, blocks, arguments, shared, places in layout.launches:
             own = arguments.copy()
@@ -38,7 +44,8 @@ class Prepared:
         faults.raise_reported(self._number)
         with device.on(self._number):
             self.launch()
-        self._kind.finish(self._stream)
+        if not self._library.has_streams:
+            device.wait(self._stream)
         return self.results
 
     def launch(self):
@@ -50,7 +57,7 @@ class Layout:
     """What a call comes to for arrays of certain forms, wherever they lie: which memory is new, and the launches."""
 
     def __init__(self, call, results):
-        self.number, self.kind, self.results = call.number, call.kind, results
+        self.number, self.library, self.results = call.number, call.library, results
         self.is_of_nothing = call.is_of_nothing
         self.new = [(array.shape, array.code) for array in call.new]
         if call.room:
@@ -68,14 +75,14 @@ class Layout:
 
     def bound(self, given, stream):
         """The call on these arrays, and on new ones for what is new."""
-        first, kind = given[0], self.kind
+        first, library = given[0], self.library
         owners, addresses = [array.owner for array in given], [array.address for array in given]
-        own = kind.stream(first)
-        with nullcontext() if stream is None or stream == own else kind.on(self.number, stream):
+        own = library.stream(first.device)
+        with nullcontext() if stream is None or stream == own else library.on(self.number, stream):
             for shape, code in self.new:
-                new = kind.empty(first, shape, code)
-                owners.append(new)
-                addresses.append(memory.kind_of(new).take("", "", new).address)
+                new = memory.made(first, shape, code)
+                owners.append(new.owner)
+                addresses.append(new.address)
         return Prepared(self, own if stream is None else stream, addresses, owners, _filled(self.results, owners))
 
 
@@ -94,7 +101,7 @@ class Call:
     def __init__(self, want, given, inputs, check):
         self.want, self.inputs, self.checks = want, given[:inputs], check
         first = self.inputs[0]
-        self.kind, self.number = first.kind, first.device
+        self.library, self.number = first.library, first.device
         self.precision = F64 if first.code == "f64" else F32
         self.outputs, self.weights, self.by_weights = {}, None, False
         self.scale, self.total_weight, self.sums, self.is_of_nothing = 1.0, None, False, False
@@ -120,7 +127,7 @@ class Call:
     def result(self, shape, code):
         """A new array that the caller gets; its owner is its number."""
         number, shape = len(self.given) + len(self.new), tuple(shape)
-        array = memory.Array(number, self.kind, Place(0, number), shape, memory.contiguous(shape), code, self.number)
+        array = memory.Array(number, self.library, Place(0, number), shape, memory.contiguous(shape), code, self.number)
         self.new.append(array)
         return array
 
@@ -140,7 +147,7 @@ class Call:
         order = [d for d in range(len(shape)) if d not in summed] + summed
         strides = dict(zip(order, memory.contiguous([shape[d] for d in order]), strict=True))
         place, steps = self.scratch(max(1, math.prod(shape))), tuple(strides[d] for d in range(len(shape)))
-        full = memory.Array(None, self.kind, place, shape, steps, self.precision.name, self.number)
+        full = memory.Array(None, self.library, place, shape, steps, self.precision.name, self.number)
         self._expanded.append((full, result, math.prod(shape[d] for d in summed)))
         return full
 

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from .. import arrays
+from ... import interop
 from . import device, memory, updates
-from .storage import code_of
+from .storage import CODES
 from .sweep import Sweep
 
 
@@ -19,8 +19,9 @@ class Kept:
 
     def parameter(self, who, name, given):
         """A parameter's place, if it can be rewritten there."""
-        if memory.kind_of(given).name == "JAX":
-            raise TypeError(f"{who}: {name} must be an array that can be rewritten in place, got one of JAX")
+        library = interop.library_of(given)
+        if not library.is_mutable:
+            raise TypeError(f"{who}: {name} must be an array that can be rewritten in place, got one of {library.name}")
         array = memory.take(who, name, given)
         if array.code not in ("f32", "f64", "f16", "bf16"):
             raise TypeError(f"{who}: {name} must be a floating-point array, got dtype {array.dtype}: convert it first")
@@ -120,12 +121,12 @@ class Kept:
 
     def _made(self, like, dtype):
         with device.on(like.device):
-            return memory.made(like, like.shape, code_of(np.dtype(dtype)))
+            return memory.made(like, like.shape, CODES[np.dtype(dtype).name])
 
     def _host(self, name, array):
-        if not arrays.on_device(array):
+        if not interop.on_device(array):
             return array
         return self.saved(memory.take(self.who, f"the state of {name}", array))
 
     def _stream(self):
-        return self.first.kind.stream(self.first)
+        return self.first.library.stream(self.first.device)

@@ -38,7 +38,7 @@ class LinearPlan:
         self._check(given)
         first = given[self.there[0]]
         normalizer = self._normalizer(normalizer, first)
-        stream = nullcontext() if self.stream is None else first.kind.on(first.device, self.stream)
+        stream = nullcontext() if self.stream is None else first.library.on(first.device, self.stream)
         library = library_of(self.who, self.there[0], first)
         with device.on(first.device), stream, library.no_gradients():
             outputs = _Outputs(self.who, given, library)
@@ -64,9 +64,9 @@ class LinearPlan:
         for name, array in given.items():
             if array.device != first.device:
                 raise ValueError(f"{who}: {name} must be on GPU {first.device}, as {first_name}, got GPU {array.device}")
-            if array.kind is not first.kind:
+            if array.library is not first.library:
                 raise TypeError(
-                    f"{who}: {name} must be of {first.kind.name}, as {first_name}, got {type(array.owner).__name__}"
+                    f"{who}: {name} must be of {first.library.name}, as {first_name}, got {type(array.owner).__name__}"
                 )
             if not hasattr(domains.get(name), "check_shape"):
                 continue
@@ -228,7 +228,7 @@ class _Outputs:
         if len(lead) == 1:
             return result, result
         shape = (math.prod(lead), *shape[len(lead) :])
-        array = memory.kind_of(result).take(self.who, title, result)
+        array = memory.take(self.who, title, result)
         if array.strides == memory.contiguous(array.shape):
             return result, result.reshape(shape)
         self._copies.append((result, self.library.empty(shape, result.dtype)))
@@ -238,7 +238,7 @@ class _Outputs:
         """The caller's array, if it is one to write into, or a new one."""
         like = next(iter(self.given.values()))
         if out is None:
-            return like.kind.empty(like, shape, code)
+            return memory.made(like, shape, code).owner
         array = memory.take(self.who, title, out)
         if array.shape != tuple(shape):
             raise ValueError(f"{self.who}: {title} must have shape {tuple(shape)}, got {array.shape}")

@@ -86,7 +86,7 @@ class Plan:
             titles = tuple(title for title, _ in named)
             for title, out in named:
                 given.append(memory.take(who, title, out))
-                given[-1].kind.check_writeable(who, title, out)
+                given[-1].library.check_writeable(who, title, out)
         key = want, reduction, normalizer, bool(check), others, titles, before, tuple([array.form() for array in given])
         layout = self._layouts.get(key)
         if layout is None:

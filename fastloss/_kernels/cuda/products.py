@@ -5,7 +5,7 @@ from contextlib import nullcontext
 
 def library_of(who, name, array):
     """The library of an array that multiplies matrices."""
-    found = {"PyTorch": Torch, "CuPy": CuPy}.get(array.kind.name)
+    found = {"PyTorch": Torch, "CuPy": CuPy}.get(array.library.name)
     if found is None:
         raise TypeError(
             f"{who}: {name} must be a CuPy array or a PyTorch tensor, whose library multiplies matrices, "

@@ -40,14 +40,9 @@ STORAGES = {
 }
 
 
-def code_of(dtype):
-    """The code of a dtype, None if kernels do not know it."""
-    if dtype.kind == "b":
-        return "u8"
-    if dtype.name == "bfloat16":
-        return "bf16"
-    code = f"{dtype.kind}{8 * dtype.itemsize}"
-    return code if code in STORAGES else None
+# The codes by the names of dtypes, and back.
+NAMES = {code: storage.dtype.name for code, storage in STORAGES.items()} | {"bf16": "bfloat16"}
+CODES = {name: code for code, name in NAMES.items()} | {"bool": "u8"}
 
 
 def conversions(precision):

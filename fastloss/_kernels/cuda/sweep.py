@@ -149,7 +149,7 @@ class Sweep:
         `step` is its number, None if only the GPU knows. Left out is None where the step was captured, and not taken yet.
         """
         taken = [self._gradient(k, grad) for k, grad in enumerate(grads)]
-        stream, first = self.first.kind.stream(self.first), self.first
+        stream, first = self.first.library.stream(self.first.device), self.first
         with device.on(first.device):
             captures = device.captures(stream)
             if captures and any(variant.rule.carried for variant in variants):
@@ -243,7 +243,7 @@ class Sweep:
     def _gradient(self, k, given):
         """A tensor's gradient, looked at if it is not the one of the last step."""
         last, array = self._taken[k]
-        if given is last and array.kind.stays(given, array):
+        if given is last and not array.library.has_moved(given, array.address, array.shape):
             return array
         tensor = self.tensors[k]
         name = f"the gradient of {tensor.name}"
