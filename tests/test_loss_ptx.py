@@ -44,15 +44,15 @@ class Somewhere:
 @pytest.fixture
 def laid_out(monkeypatch):
     """A function that gives the kernels of a call."""
-    from fastloss._kernels.cuda import calls, device, memory
+    from fastloss._kernels.cuda import calls, device
+    from fastloss.interop import ArrayLibrary
 
-    take = memory.Kind.take
+    place = ArrayLibrary.place
 
-    def taken(kind, who, name, value):
-        array = take(kind, who, name, value)
-        return array._replace(code="bf16") if value.kind == "bfloat16" else array
+    def placed(library, who, name, value):
+        return place(library, who, name, value)._replace(dtype=value.kind)
 
-    monkeypatch.setattr(memory.Kind, "take", taken)
+    monkeypatch.setattr(ArrayLibrary, "place", placed)
     monkeypatch.setattr(device, "current", lambda: 0)
     monkeypatch.setattr(device, "on", lambda number: nullcontext())
     monkeypatch.setattr(device, "blocks_at_once", lambda number: 8)
@@ -61,7 +61,7 @@ def laid_out(monkeypatch):
 
     def kernels(loss, what, arrays, **options):
         prepared = []
-        monkeypatch.setattr(calls.Layout, "bound", lambda layout, given, stream: prepared.append(layout))
+        monkeypatch.setattr(calls.CallLayout, "bound", lambda layout, given, stream: prepared.append(layout))
         loss.prepare(what, **arrays, **options)
         return [kernel for kernel, *_ in prepared[0].launches]
 

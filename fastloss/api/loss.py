@@ -235,7 +235,7 @@ class Loss:
 
     def _variant_on_device(self, choice):
         if choice not in self._variants:
-            self._variants[choice] = load_cuda(self.__name__).plan.Variant(self.formula, choice)
+            self._variants[choice] = load_cuda(self.__name__).plan.FormulaVariant(self.formula, choice)
         return self._variants[choice]
 
 

@@ -13,7 +13,7 @@ _REAL_SIZES = {"f32": 4, "f64": 8}
 _ALIGNMENT = 256
 
 
-class Place(int):
+class RelativeAddress(int):
     """An address while a call is laid out: so far behind the beginning of the array of that number."""
 
     def __new__(cls, address, number, offset=0):
@@ -53,7 +53,7 @@ class Prepared:
             kernel.launch(blocks, device.THREADS, self._stream, arguments, shared)
 
 
-class Layout:
+class CallLayout:
     """What a call comes to for arrays of certain forms, wherever they lie: which memory is new, and the launches."""
 
     def __init__(self, call, results):
@@ -69,7 +69,7 @@ class Layout:
             places = [
                 (k, room if one.number is None else one.number, one.offset)
                 for k, one in enumerate(arguments)
-                if isinstance(one, Place)
+                if isinstance(one, RelativeAddress)
             ]
             self.launches.append((kernel, blocks, list(arguments), shared, places))
 
@@ -127,7 +127,9 @@ class Call:
     def result(self, shape, code):
         """A new array that the caller gets; its owner is its number."""
         number, shape = len(self.given) + len(self.new), tuple(shape)
-        array = memory.Array(number, self.library, Place(0, number), shape, memory.contiguous(shape), code, self.number)
+        array = memory.Array(
+            number, self.library, RelativeAddress(0, number), shape, memory.contiguous(shape), code, self.number
+        )
         self.new.append(array)
         return array
 
@@ -136,7 +138,7 @@ class Call:
         offset = self.room
         # As far apart as any load from it wants.
         self.room += -(-count * _REAL_SIZES[self.precision.name] // _ALIGNMENT) * _ALIGNMENT
-        return Place(0, None, offset)
+        return RelativeAddress(0, None, offset)
 
     def expanded(self, result):
         """An array of the first input's shape, in its place of computation, whose sums over what a smaller input was broadcast over

@@ -4,7 +4,7 @@ import numpy as np
 
 from ...formula import F32, F64, UpdateRule
 from .device import machine
-from .plan import Variant
+from .plan import FormulaVariant
 from .text import joined
 
 _PRECISIONS = {"float32": F32, "float64": F64}
@@ -37,7 +37,7 @@ class DeviceFunctions:
             raise TypeError(f"{who}: arguments must be among {known}, got {unknown[0]!r}")
         self._formula, self._precision = formula, _PRECISIONS[name]
         self._values = {n: d.check(who, n, hyperparameters.get(n, d.default)) for n, d in formula.parameters.items()}
-        self._variant = Variant(formula, formula.choice(self._values))
+        self._variant = FormulaVariant(formula, formula.choice(self._values))
         self._made = {}
 
     def __getattr__(self, name):

@@ -10,7 +10,7 @@ from contextlib import nullcontext
 from .. import arrays
 from ..cpu import blocks
 from . import device, memory, sums
-from .calls import Call, Layout, Place
+from .calls import Call, CallLayout, RelativeAddress
 from .plan import GRAD, VALUE, overlaps_itself, stream_of
 from .products import library_of
 from .rows import count_weights
@@ -135,14 +135,14 @@ class _Rows:
         names = [n for n in (self.plan.formula.label, "sample_weight", "class_weight") if n in self.given]
         names = [n for n in names if n == "sample_weight" or not self.plan.is_soft]
         given = [self.given[self.plan.there[0]], *(self.given[n] for n in names)]
-        placed = [array._replace(address=Place(array.address, k)) for k, array in enumerate(given)]
+        placed = [array._replace(address=RelativeAddress(array.address, k)) for k, array in enumerate(given)]
         by_name = dict(zip(names, placed[1:], strict=True))
         call = Call(VALUE, placed, 1, True)
         label, call.weights = by_name.get(self.plan.formula.label), by_name.get("sample_weight")
         count_weights(call, self.lead, label, by_name.get("class_weight"), self.plan.ignore_index, self.classes)
         result, pair = call.result((), call.precision.name), call.total_weight
         call.add(sums.finish(call.precision, result.code, "number"), 1, [1, pair, 1.0, pair, result.address])
-        return Layout(call, result.owner).bound(given, None)()
+        return CallLayout(call, result.owner).bound(given, None)()
 
     def run(self, values, gradients, divisor):
         """All blocks: the sum of their values by the divisor, or each row's in `values`; the gradients, if there are any."""

@@ -2,7 +2,6 @@
 
 import math
 import warnings
-from functools import cache
 
 import numpy as np
 
@@ -14,7 +13,7 @@ from ...formula.python import uniforms_text, variant_text
 from .. import arrays
 from ..jit import interpreted
 from . import device, faults, memory
-from .calls import Call, Layout, Place
+from .calls import Call, CallLayout, RelativeAddress
 from .storage import STORAGES
 
 VALUE, GRAD, HESS = 1, 2, 4
@@ -23,20 +22,24 @@ _REDUCTIONS = ("mean", "sum", "none")
 LETTERS = {VALUE: "v", GRAD: "g", HESS: "h"}
 
 
-class Variant:
-    """A traced variant of a formula, and its kernels by form, each made at its first use."""
+class FormulaVariant:
+    """A traced variant of a formula, and the kernels that were made of it."""
 
     def __init__(self, formula, choice):
         self.formula, self.traced = formula, formula.trace(choice)
-        self.kernel = cache(self.kernel)
+        self._kernels = {}
 
     @lazy
     def nodes(self):
         """Everything that the variant computes."""
         return graph.walk(list(self.traced.outputs.values()))
 
-    def kernel(self, form, precision):
-        return form.kernel(self, precision)
+    def kernel(self, write, key, precision):
+        """The kernel for a key, written by `write(variant, key, precision)` when first asked for."""
+        kernel = self._kernels.get((key, precision))
+        if kernel is None:
+            kernel = self._kernels[key, precision] = write(self, key, precision)
+        return kernel
 
     def text(self, roles, name):
         """The scalar function of these outputs."""
@@ -103,7 +106,7 @@ class Plan:
             return layout.bound(given, stream)
 
     def _lay_out(self, want, given, before, reduction, normalizer, outs, titles, check, others):
-        placed = [array._replace(owner=k, address=Place(array.address, k)) for k, array in enumerate(given)]
+        placed = [array._replace(owner=k, address=RelativeAddress(array.address, k)) for k, array in enumerate(given)]
         call = Call(want, placed, len(self.names), check)
         self.check_first(call.inputs[0])
         for name, array in zip(self.names[1:], call.inputs[1:], strict=True):
@@ -123,7 +126,7 @@ class Plan:
             call.reduce_expanded()
             if call.sums:
                 call.finish(divisor, call.value)
-        return Layout(call, results)
+        return CallLayout(call, results)
 
     def _check_device(self, name, array, call):
         if array.device != call.number:

@@ -1,13 +1,11 @@
 """Pointwise losses on a GPU: one kernel loads, computes, weighs, scales, stores and adds up.
 
-`Form` is what a kernel is written for: what is wanted, how numbers lie in memory, and how they are walked over. `PointwisePlan` takes a
-call's arrays, finds their form and lays out the launches.
+`PointwisePlan` makes a `PointwiseKey` of a call's arrays, `pointwise_kernel` writes the kernel for it, and the call launches that.
 """
 
 from dataclasses import dataclass
 
 from ...formula.emit import uniform_names, uniforms
-from ...formula.python import variant_text
 from . import memory, sums, walk
 from .device import Kernel, machine
 from .plan import LETTERS, VALUE, Plan
@@ -43,8 +41,8 @@ _TAIL = """
 
 
 @dataclass(frozen=True)
-class Form:
-    """What a kernel is written for.
+class PointwiseKey:
+    """What a kernel is written for: the results, how numbers lie in memory, and how elements are found.
 
     Inputs, weights and outputs by name with their codes in memory. `how` says of each whether its elements lie one after the other
     ("dense"), are all one number ("one") or are found by strides ("steps", over `dims` dimensions). `width` elements are loaded at
@@ -61,54 +59,52 @@ class Form:
     width: int
     dims: int
 
-    def kernel(self, variant, precision):
-        """The kernel of a variant for this form."""
-        return _Writer(self, variant, precision).kernel()
+
+def pointwise_kernel(variant, key, precision):
+    """The kernel of a variant for a key."""
+    text, own = _KernelText(variant, key, precision), machine(precision)
+    scalar = own.compiled(own.define(variant.text(text.roles, text.scalar), text.scalar))
+    name = f"{variant.traced.name}_{''.join(letter for bit, letter in LETTERS.items() if key.want & bit)}"
+    arguments = text.arguments()
+    more = sums.functions(precision) | {text.scalar: scalar}
+    return Kernel(precision, name, text.written(name, arguments), arguments.values(), **more)
 
 
-class _Writer:
-    """The text of one kernel."""
+class _KernelText:
+    """The text of one kernel around the scalar function of its formula."""
 
-    def __init__(self, form, variant, precision):
-        self.form, self.variant, self.precision = form, variant, precision
+    def __init__(self, variant, key, precision):
+        self.key, self.precision = key, precision
         self.formula, self.traced = variant.formula, variant.traced
-        self.roles = [role for bit, letter in LETTERS.items() if form.want & bit for role in self.formula.roles(letter)]
-        self.sums = form.want & VALUE and "value" not in dict(form.outputs)
-        self.codes = dict(form.inputs) | ({"weights": form.weights} if form.weights else {})
-        self.how = dict(form.how)
+        self.roles = [role for bit, letter in LETTERS.items() if key.want & bit for role in self.formula.roles(letter)]
+        self.sums = key.want & VALUE and "value" not in dict(key.outputs)
+        self.codes = dict(key.inputs) | ({"weights": key.weights} if key.weights else {})
+        self.how = dict(key.how)
         # Its own name may be that of a function of fastloss.vecmath, which the text calls.
         self.scalar = f"{self.formula.name}_loss"
-
-    def kernel(self):
-        form, own = self.form, machine(self.precision)
-        name = f"{self.traced.name}_{''.join(letter for bit, letter in LETTERS.items() if form.want & bit)}"
-        text = variant_text(self.traced, self.roles, self.scalar, self.formula.source)
-        scalar = own.compiled(own.define(text, self.scalar))
-        arguments = self._arguments()
-        text = self._text(name, arguments)
-        return Kernel(self.precision, name, text, arguments.values(), **{**sums.functions(self.precision), self.scalar: scalar})
-
-    def _arguments(self):
-        """The kernel's arguments and their kinds, in order."""
-        form, real = self.form, self.precision.name
-        arguments = {"count": "i64"}
-        if form.dims:
-            arguments |= walk.arguments([name for name, how in form.how if how == "steps"], form.dims)
-        arguments |= {f"{name}_in": f"{code}*" for name, code in self.codes.items()}
-        arguments |= {f"{role}_out": f"{code}*" for role, code in form.outputs}
-        arguments |= {"total_weight": f"{real}*"} if form.by_weights else {"scale": real}
-        if self.sums:
-            arguments["partials"] = f"{real}*"
-        if any(ends for _, ends in form.domains):
-            arguments |= {"flags": "i64*"} | {f"slot_{name}": "i64" for name, ends in form.domains if ends}
         nodes = uniforms(self.traced, list(self.traced.outputs.values()))
         self.uniforms = [f"{name}_given" for name in uniform_names(nodes).values()]
+
+    def arguments(self):
+        """The kernel's arguments and their types, in order."""
+        key, real = self.key, self.precision.name
+        arguments = {"count": "i64"}
+        if key.dims:
+            arguments |= walk.arguments([name for name, how in key.how if how == "steps"], key.dims)
+        arguments |= {f"{name}_in": f"{code}*" for name, code in self.codes.items()}
+        arguments |= {f"{role}_out": f"{code}*" for role, code in key.outputs}
+        arguments |= {"total_weight": f"{real}*"} if key.by_weights else {"scale": real}
+        if self.sums:
+            arguments["partials"] = f"{real}*"
+        if any(ends for _, ends in key.domains):
+            arguments |= {"flags": "i64*"} | {f"slot_{name}": "i64" for name, ends in key.domains if ends}
         return arguments | dict.fromkeys(self.uniforms, real)
 
-    def _text(self, name, arguments):
-        form, width = self.form, self.form.width
+    def written(self, name, arguments):
+        """The kernel's text."""
+        key, width = self.key, self.key.width
         scale = ["pass"]
-        if form.by_weights:
+        if key.by_weights:
             scale = ["weight_sum = as_one(total_weight[0], total_weight[1])"]
             scale.append("scale = where(weight_sum == real(0), real(0), real(1) / weight_sum)")
         head = _HEAD.format(name=name, arguments=", ".join(arguments), scale=joined(scale, 4))
@@ -122,12 +118,12 @@ class _Writer:
                 width=width,
                 loads=joined([self._load(name, width) for name in dense], 8),
                 work=joined([line for k in range(width) for line in self._element(k)] + self._add(width), 8),
-                stores=joined([self._store(role, code, width) for role, code in form.outputs] or ["pass"], 8),
+                stores=joined([self._store(role, code, width) for role, code in key.outputs] or ["pass"], 8),
             )
-        steps = walk.offsets([name for name, how in form.how if how == "steps"], form.dims) if form.dims else ["pass"]
+        steps = walk.offsets([name for name, how in key.how if how == "steps"], key.dims) if key.dims else ["pass"]
         single = [f"{name}_raw0 = {name}_in[{self._place(name)}]" for name in self.codes if self.how[name] != "one"]
         single += self._element(0) + self._add(1)
-        single += [f"{role}_out[{self._place(role)}] = to_{code}({role}_0)" for role, code in form.outputs]
+        single += [f"{role}_out[{self._place(role)}] = to_{code}({role}_0)" for role, code in key.outputs]
         body += _ELEMENTS.format(offsets=joined(steps, 8), work=joined(single, 8))
         return head + body + (_TAIL if self.sums else "")
 
@@ -142,7 +138,7 @@ class _Writer:
         """The statements for one element of those that were loaded together."""
         of = {name: f"{name}_one" if self.how[name] == "one" else f"{name}_{k}" for name in self.codes}
         lines = [f"{of[n]} = from_{code}({n}_raw{k})" for n, code in self.codes.items() if self.how[n] != "one"]
-        for name, ends in self.form.domains:
+        for name, ends in self.key.domains:
             if ends:
                 low, high, nan_is_outside = ends
                 outside = f"({of[name]} < real({low!r})) | ({of[name]} > real({high!r}))"
@@ -156,9 +152,9 @@ class _Writer:
         lines.append(f"{results} = {self.scalar}({arguments})")
         for role in self.roles:
             this = f"{role}_{k}"
-            weighed = f"{this} * {of['weights']}" if self.form.weights else this
+            weighed = f"{this} * {of['weights']}" if self.key.weights else this
             scaled = weighed if role == "value" else f"{weighed} * scale"
-            if self.form.weights:
+            if self.key.weights:
                 scaled = f"where({of['weights']} == real(0), real(0), {scaled})"
             if scaled != this:
                 lines.append(f"{this} = {scaled}")
@@ -193,10 +189,10 @@ class PointwisePlan(Plan):
         how = {name: _how(of) for name, of in steps.items()}
         if "steps" in how.values():
             # What is not dense is walked over by strides, and so is all with it.
-            how = {name: "one" if form == "one" and name not in call.outputs else "steps" for name, form in how.items()}
-        walked = [name for name, form in how.items() if form == "steps"]
+            how = {name: "one" if one == "one" and name not in call.outputs else "steps" for name, one in how.items()}
+        walked = [name for name, one in how.items() if one == "steps"]
         width = 1 if walked else _width(first, arrays, how)
-        form = Form(
+        key = PointwiseKey(
             call.want,
             tuple((name, arrays[name].code) for name in self.formula.inputs),
             tuple((role, array.code) for role, array in call.outputs.items()),
@@ -213,9 +209,9 @@ class PointwisePlan(Plan):
         blocks = call.blocks(width)
         if call.sums:
             arguments.append(call.partials(blocks))
-        if any(ends for _, ends in form.domains):
-            arguments += [call.flags, *(self.slot(name) for name, ends in form.domains if ends)]
-        kernel = self.variant.kernel(form, call.precision)
+        if any(ends for _, ends in key.domains):
+            arguments += [call.flags, *(self.slot(name) for name, ends in key.domains if ends)]
+        kernel = self.variant.kernel(pointwise_kernel, key, call.precision)
         call.add(kernel, blocks, [*arguments, *self.numbers(call.precision)])
 
 

@@ -4,11 +4,9 @@ What a pass needs of an earlier one's elements is computed again: memory is dear
 is one thread for short rows, a warp for longer ones, a block for long ones.
 """
 
-from dataclasses import dataclass
-
-from . import folds
-from . import walk as places
+from . import folds, walk
 from .device import Kernel
+from .row_access import RowAccess
 from .row_passes import RowPasses
 from .text import indented, joined
 
@@ -52,161 +50,114 @@ TAIL = """
 """
 
 
-@dataclass(frozen=True)
-class RowForm:
-    """What a kernel is written for.
-
-    `arrays` holds (name, code, has rows) of everything that a row has in memory: rows of inputs and outputs, numbers of rows. Rows whose
-    elements lie one after the other, all of them (`dense`), are read `width` at a time. So many threads as `lanes` go along a row, whose
-    place is found over `dims` dimensions. Several blocks share a row in stages, a kernel for each pass: that of pass `stage`.
-    """
-
-    roles: tuple
-    sums: bool
-    arrays: tuple
-    has_weights: bool
-    by_weights: bool
-    domains: tuple
-    lanes: int
-    width: int
-    dense: bool
-    dims: int
-    stage: int | None = None
-
-    def kernel(self, variant, precision):
-        return RowWriter(self, variant, precision).kernel()
+def row_kernel(variant, key, precision):
+    """The kernel of a variant for a key."""
+    text = _KernelText(variant, key, precision)
+    name, arguments = f"{variant.traced.name}_rows", text.arguments()
+    written = text.written(name, arguments)
+    return Kernel(
+        precision, name, written, arguments.values(), **folds.functions(precision, key.lanes), **text.passes.functions
+    )
 
 
-class RowWriter(RowPasses):
-    """The text of one kernel."""
+class _KernelText:
+    """The text of one kernel: where a row lies, its passes, what is known at its end."""
 
-    def kernel(self):
-        name = f"{self.traced.name}_rows"
-        arguments = self._arguments()
-        text = self._text(name, arguments)
-        more = folds.functions(self.precision, self.form.lanes) | self.functions
-        return Kernel(self.precision, name, text, arguments.values(), **more)
+    def __init__(self, variant, key, precision):
+        self.key, self.precision = key, precision
+        self.access = RowAccess(variant, key)
+        self.passes = RowPasses(self.access, precision)
+        self.program, self.codes = self.access.program, self.access.codes
+        self.label, self.lists = self.access.label, self.access.lists
 
-    def _arguments(self):
-        form, real = self.form, self.precision.name
+    def arguments(self):
+        """The kernel's arguments and their types, in order."""
+        key, real = self.key, self.precision.name
         names = list(self.codes)
-        arguments = {"rows": "i64", "length": "i64"} | places.arguments(names, form.dims)
-        if not form.dense:
-            arguments |= dict.fromkeys((f"{name}_along" for name in self.along), "i64")
+        arguments = {"rows": "i64", "length": "i64"} | walk.arguments(names, key.dims)
+        if not key.dense:
+            arguments |= dict.fromkeys((f"{name}_along" for name in self.access.along), "i64")
         arguments |= {f"{name}_at": f"{code}*" for name, code in self.codes.items()}
         arguments |= {f"{name}_run": f"{real}*" for here in self.program.passes for name in here.runs}
         if self.lists:
             arguments |= {f"{role}_sum": f"{real}*" for role in self._outputs()}
-        if form.stage is not None:
+        if key.stage is not None:
             arguments |= {"segments": "i64"} | {
                 f"{fold}_parts": f"{real}*" for here in self.program.passes for fold in here.folds
             }
-        arguments |= {"total_weight": f"{real}*"} if form.by_weights else {"scale": real}
-        if form.sums:
+        arguments |= {"total_weight": f"{real}*"} if key.by_weights else {"scale": real}
+        if key.sums:
             arguments["partials"] = f"{real}*"
         if self.label:
             arguments["ignored"] = "i64"
-        if any(ends for _, ends in form.domains):
-            arguments |= {"flags": "i64*"} | {f"slot_{name}": "i64" for name, ends in form.domains if ends}
-        return arguments | dict.fromkeys(self.uniforms, real)
+        if any(ends for _, ends in key.domains):
+            arguments |= {"flags": "i64*"} | {f"slot_{name}": "i64" for name, ends in key.domains if ends}
+        return arguments | dict.fromkeys(self.access.uniforms, real)
 
     # --- the row ------------------------------------------------------------------------------------------------------------
 
-    def _text(self, name, arguments):
+    def written(self, name, arguments):
+        """The kernel's text."""
         scale = ["pass"]
-        if self.form.by_weights:
+        if self.key.by_weights:
             scale = ["weight_sum = as_one(total_weight[0], total_weight[1])"]
             scale.append("scale = where(weight_sum == real(0), real(0), real(1) / weight_sum)")
-        body = self._list() if self.lists else self._passes(self._store)
-        text = (ROWS if self.form.stage is None else SHARED_ROWS).format(
+        body = self._list() if self.lists else self.passes.text(self._store)
+        text = (ROWS if self.key.stage is None else SHARED_ROWS).format(
             name=name,
             arguments=", ".join(arguments),
             scale=joined(scale, 4),
             begin=joined(self._begin(), 8),
             body=joined(body, 8),
-            end=joined(self._end() if self._is_last() else ["pass"], 8),
+            end=joined(self._end() if self.access.is_last() else ["pass"], 8),
         )
-        return text + (TAIL if self.form.sums and self._is_last() else "")
-
-    def _is_last(self):
-        """Whether this kernel writes results."""
-        return self.form.stage in (None, len(self.program.passes) - 1)
+        return text + (TAIL if self.key.sums and self.access.is_last() else "")
 
     def _begin(self):
         """Where the row lies, its weight, label and numbers."""
-        form = self.form
-        lines = places.offsets(list(self.codes), form.dims)
-        lines.append(
-            f"weight = from_{self.codes['weights']}(weights_at[at_weights])" if form.has_weights else "weight = real(1)"
-        )
-        ends = dict(form.domains).get("weights")
-        if ends:
-            lines += self._report("weights", "weight", ends, "row")
+        lines = self.access.offsets()
+        has_weights = self.key.has_weights
+        lines.append(f"weight = from_{self.codes['weights']}(weights_at[at_weights])" if has_weights else "weight = real(1)")
+        lines += self.access.report("weights", "weight", "row")
         if self.label:
             lines += [
                 f"label = label_{self.codes[self.label]}({self.label}_at[at_{self.label}])",
                 "counts = label != ignored",
                 "inside = (label >= 0) & (label < length)",
-                *self._flag(self.label, "counts and not inside", "row"),
+                *self.access.flag(self.label, "counts and not inside", "row"),
                 # The row of a label outside is not to pass for a result.
                 "weight = where(counts, where(inside, weight, real(nan)), real(0))",
                 "label = label if counts and inside else int64(0)",
             ]
-        lines += [f"{n} = from_{self.codes[n]}({n}_at[at_{n}])" for n in self._numbers_given()]
-        for n in self._numbers_given():
-            if dict(form.domains).get(n):
-                lines += self._report(n, n, dict(form.domains)[n], "row")
+        lines += [f"{n} = from_{self.codes[n]}({n}_at[at_{n}])" for n in self.access.numbers_given()]
+        for n in self.access.numbers_given():
+            lines += self.access.report(n, n, "row")
         return lines + ([] if self.lists else self._picks())
-
-    def _numbers_given(self):
-        return [name for name in self.traced.inputs if name in self.codes and name not in self.along and name != self.label]
 
     def _picks(self):
         lines = []
         for name, node in self.program.picks.items():
             row = node.args[0].args[0]
-            lines.append(f"{name} = {self._element_of(row, 'label')}")
+            lines.append(f"{name} = {self.access.element(row, 'label')}")
         return lines
-
-    def _element_of(self, row, j):
-        if row not in self.codes:  # the marks of a list
-            return f"real(listed({self.lists}_at, at_{self.lists}, {self._step(self.lists)}, length, {j}))"
-        return f"from_{self.codes[row]}({row}_at[{self._place(row, j)}])"
-
-    def _place(self, row, j):
-        return f"at_{row} + {j}" if self.form.dense else f"at_{row} + ({j}) * {row}_along"
-
-    def _step(self, row):
-        return "1" if self.form.dense else f"{row}_along"
-
-    def _report(self, name, value, ends, index):
-        low, high, nan_is_outside = ends
-        outside = f"({value} < real({low!r})) | ({value} > real({high!r}))"
-        return self._flag(name, f"{outside} | ({value} != {value})" if nan_is_outside else outside, index)
-
-    def _flag(self, name, condition, index):
-        if not dict(self.form.domains).get(name):
-            return []
-        return [f"if alive and ({condition}):", "    flags[0] = 1", f"    flags[slot_{name}] = {index} + 1"]
 
     def _list(self):
         """The passes once for each label of the row's list; values and results add up."""
-        lines = ["value_sum = real(0)", "several = int64(0)", f"label = {self._listed('at_' + self.lists)}"]
+        lines = ["value_sum = real(0)", "several = int64(0)", f"label = {self.access.listed('at_' + self.lists)}"]
         lines += ["for j in range(lane, length, LANES):", "    pass"]
         lines += [f"    {role}_sum[i * length + j] = real(0)" for role in self._outputs()]
-        inner = [*self._picks(), *self._passes(self._accumulate), "value_sum += value", "several += 1"]
-        inner.append(f"label = {self._listed(self._place(self.lists, 'several'))} if several < length else int64(-1)")
+        inner = [*self._picks(), *self.passes.text(self._accumulate), "value_sum += value", "several += 1"]
+        inner.append(
+            f"label = {self.access.listed(self.access.place(self.lists, 'several'))} if several < length else int64(-1)"
+        )
         lines += ["while (label >= 0) & (label < length):", *indented(inner), "value = value_sum"]
-        lines += [*self._flag(self.lists, "label != -1", "row"), "if label != -1:", "    weight = real(nan)"]
+        lines += [*self.access.flag(self.lists, "label != -1", "row"), "if label != -1:", "    weight = real(nan)"]
         lines += ["factor = weight * scale"]
         stores = [
-            f"{role}_at[{self._place(role, 'j')}] = to_{self.codes[role]}({self._scaled(f'{role}_sum[i * length + j]')})"
+            f"{role}_at[{self.access.place(role, 'j')}] = to_{self.codes[role]}({self._scaled(f'{role}_sum[i * length + j]')})"
             for role in self._outputs()
         ]
         return [*lines, "if alive:", "    for j in range(lane, length, LANES):", "        pass", *indented(stores, 2)]
-
-    def _listed(self, place):
-        return f"label_{self.codes[self.lists]}({self.lists}_at[{place}])"
 
     def _outputs(self):
         return [role for role in self.program.passes[-1].writes]
@@ -214,8 +165,8 @@ class RowWriter(RowPasses):
     def _end(self):
         """What is known of the row once it was gone along."""
         lines, codes = [], self.codes
-        first = "alive" if self.form.stage is None else "segment == 0"
-        if self.form.sums:
+        first = "alive" if self.key.stage is None else "segment == 0"
+        if self.key.sums:
             lines += [
                 f"if {first} and lane == 0 and not weight == real(0):",
                 "    high, low = add_to(high, low, value * weight)",
@@ -225,7 +176,7 @@ class RowWriter(RowPasses):
             if "value" in codes
             else []
         )
-        for name in self.traced.others:
+        for name in self.access.traced.others:
             if name in codes:
                 stores.append(f"{name}_at[at_{name}] = to_{codes[name]}(where(weight == real(0), real(0), {name}))")
         return lines + ([f"if {first} and lane == 0:", *indented(stores)] if stores else []) or ["pass"]
@@ -248,7 +199,7 @@ class RowWriter(RowPasses):
             if width > 1:
                 lines.append(f"put{width}({role}_at, at_{role} + j, {', '.join(values)})")
             else:
-                lines.append(f"{role}_at[{self._place(role, 'j')}] = {values[0]}")
+                lines.append(f"{role}_at[{self.access.place(role, 'j')}] = {values[0]}")
         return ["if alive:", *indented(lines)]
 
     def _accumulate(self, names, width):

@@ -1,33 +1,26 @@
 """How a group of threads goes along a row: the text of a row formula's passes and of the steps between them."""
 
-from ...formula.emit import uniform_names, uniforms
 from ...formula.graph import INT, walk
-from ...formula.program import Program
 from ...formula.python import scalar_text
 from .device import THREADS, machine
 from .text import indented
 
 
 class RowPasses:
-    """The passes of a kernel that is written for a form (see `row_kernels.RowForm`).
+    """The passes of a kernel over the rows that `access` describes.
 
-    Each is a walk along the row around a scalar function of its elements, and folds what the function gives.
+    Each is a walk along the row around a scalar function of its elements, and folds what the function gives. These functions are in
+    `functions`, for the kernel to call.
     """
 
-    def __init__(self, form, variant, precision):
-        self.form, self.precision, self.own = form, precision, machine(precision)
-        self.formula, self.traced = variant.formula, variant.traced
-        self.program = Program(self.traced, form.roles)
-        nodes = uniforms(self.traced, list(self.traced.outputs.values()))
-        self.uniforms, self.uniform_nodes = [f"{name}_given" for name in uniform_names(nodes).values()], nodes
-        self.codes = {name: code for name, code, _ in form.arrays}
-        self.along = [name for name, _, has_rows in form.arrays if has_rows]
-        self.label = self.formula.label if self.formula.label in self.codes and self.formula.label not in self.along else None
-        self.lists = self.formula.label if self.formula.has_lists else None
+    def __init__(self, access, precision):
+        self.access, self.precision, self.own = access, precision, machine(precision)
+        self.key, self.program, self.uniforms = access.key, access.program, access.uniforms
         self.functions, self.checked = {}, set()
 
-    def _passes(self, store):
-        lines, merged, stage = [], False, self.form.stage
+    def text(self, store):
+        """The statements of all passes; `store(names, width)` gives those for the results of the last."""
+        lines, merged, stage = [], False, self.key.stage
         for k, (step, here) in enumerate(zip(self.program.steps, self.program.passes, strict=True)):
             lines += self._call(f"step{k}", step.reads, step.writes)
             if merged:  # with the pass before
@@ -40,7 +33,7 @@ class RowPasses:
                 once += [f"rises = {following} > {number}", f"{number} = {following} if rises else {number}"]
                 lines += ["rises = True", "while rises:", *indented(once)]
             elif here.folds:
-                merged = self.form.lanes == THREADS and shares_a_walk(self.program, k)
+                merged = self.key.lanes == THREADS and shares_a_walk(self.program, k)
                 if stage is None or k == stage:
                     lines += self._exponentials(k) if merged else self._folding(k, here)
                 else:
@@ -48,7 +41,7 @@ class RowPasses:
                 if k == stage:
                     return lines
             else:
-                lines += [] if self.lists else ["factor = weight * scale"]
+                lines += [] if self.access.lists else ["factor = weight * scale"]
                 lines += self._walk(k, here.writes, store)
         return lines
 
@@ -116,7 +109,7 @@ class RowPasses:
 
     def _closed(self, folds):
         """The folds of the threads' folds: of the row, or of this block's part of it, left for a later kernel."""
-        if self.form.stage is None:
+        if self.key.stage is None:
             return [
                 f"{f} = fold_total({f}_high, {f}_low)" if is_sum(self.program, f) else f"{f} = fold_largest({f}_most)"
                 for f in folds
@@ -159,7 +152,7 @@ class RowPasses:
         if not wanted:
             return []
         rows, numbers = self._needed(wanted.values())
-        name, form = f"pass{k}", self.form
+        name, key = f"pass{k}", self.key
         direct = not numbers and list(map(id, wanted.values())) == list(map(id, rows.values()))
         if not direct:
             self._define(name, rows | numbers, wanted.values())
@@ -168,50 +161,46 @@ class RowPasses:
         def element(e, load):
             lines = [f"{row}_{e} = {load(row, e)}" for row in rows]
             for row in rows:
-                ends = dict(form.domains).get(row)
-                if ends and row not in self.checked and self._is_last():
-                    lines += self._report(row, f"{row}_{e}", ends, f"(i * length + j + {e})")
+                if row not in self.checked and self.access.is_last():
+                    lines += self.access.report(row, f"{row}_{e}", f"(i * length + j + {e})")
             if not direct:
                 given = ", ".join([*(f"{row}_{e}" for row in rows), *numbers, *self.uniforms])
                 lines.append(f"{', '.join(f'{one}_{e}' for one in names.values())} = {name}({given})")
             return lines
 
         lines = []
-        if form.width > 1 and set(rows) <= set(self.codes):
+        if key.width > 1 and set(rows) <= set(self.access.codes):
             loads = []
             for row in rows:
-                raws = ", ".join(f"{row}_raw{e}" for e in range(form.width))
-                loads.append(f"{raws} = vector{form.width}({row}_at, at_{row} + j)")
-            inner = [f"j = vector * {form.width}", *loads]
-            for e in range(form.width):
-                inner += element(e, lambda row, e: f"from_{self.codes[row]}({row}_raw{e})")
-            inner += use(names, form.width)
-            lines += [f"for vector in range({self._stretch(f'length // {form.width}')}, LANES):", *indented(inner)]
-            rest = f"length // {form.width} * {form.width} + lane, length"
-            if form.stage is not None:
+                raws = ", ".join(f"{row}_raw{e}" for e in range(key.width))
+                loads.append(f"{raws} = vector{key.width}({row}_at, at_{row} + j)")
+            inner = [f"j = vector * {key.width}", *loads]
+            for e in range(key.width):
+                inner += element(e, lambda row, e: f"from_{self.access.codes[row]}({row}_raw{e})")
+            inner += use(names, key.width)
+            lines += [f"for vector in range({self._stretch(f'length // {key.width}')}, LANES):", *indented(inner)]
+            rest = f"length // {key.width} * {key.width} + lane, length"
+            if key.stage is not None:
                 rest += " if segment == segments - 1 else 0"
         else:
             rest = self._stretch("length")
-        inner = element(0, lambda row, e: self._single(row))
+        inner = element(0, lambda row, e: self.access.element(row, "j"))
         lines += [f"for j in range({rest}, LANES):", *indented([*inner, *use(names, 1)])]
         self.checked |= set(rows)
         return lines
 
     def _stretch(self, length):
         """The bounds of what a thread goes over: the row, or this block's part of it."""
-        if self.form.stage is None:
+        if self.key.stage is None:
             return f"lane, {length}"
         return f"{length} * segment // segments + lane, {length} * (segment + 1) // segments"
 
-    def _run_names(self):
-        return {name for here in self.program.passes for name in here.runs}
-
     def _needed(self, nodes):
         """The rows and numbers that these elements are computed of, by name."""
-        runs = self._run_names()
-        rows = {n: node for n, node in self.program.rows.items() if n in self.codes or n in runs or n == "members"}
+        runs = self.access.runs
+        rows = {n: node for n, node in self.program.rows.items() if n in self.access.codes or n in runs or n == "members"}
         numbers = self.program.numbers
-        used = {id(node) for node in walk(list(nodes), stop=[*rows.values(), *numbers.values(), *self.uniform_nodes])}
+        used = {id(node) for node in walk(list(nodes), stop=[*rows.values(), *numbers.values(), *self.access.uniform_nodes])}
         return (
             {n: node for n, node in rows.items() if id(node) in used},
             {n: node for n, node in numbers.items() if id(node) in used and node.kind != INT},
@@ -222,7 +211,7 @@ class RowPasses:
         elements = {name: here.writes[name] for name in here.runs} | {e: self.program.rows[e] for e in here.folds.values()}
         rows, numbers = self._needed(elements.values())
         self._define(f"pass{k}", rows | numbers, elements.values())
-        here_0 = [f"{row}_0 = {self._single(row)}" for row in rows]
+        here_0 = [f"{row}_0 = {self.access.element(row, 'j')}" for row in rows]
         given = ", ".join([*(f"{row}_0" for row in rows), *numbers, *self.uniforms])
         here_0.append(f"{', '.join(f'{e}_here_0' for e in elements)} = pass{k}({given})")
         names = {e: f"{e}_here" for e in elements}
@@ -241,12 +230,10 @@ class RowPasses:
 
     def _define(self, name, inputs, outputs):
         """A function of what a pass or a step computes, for the kernel to call."""
-        text = scalar_text(name, inputs, list(outputs), self.uniform_nodes, self.formula.source, self.program.rows.values())
+        text = scalar_text(
+            name, inputs, list(outputs), self.access.uniform_nodes, self.access.formula.source, self.program.rows.values()
+        )
         self.functions[name] = self.own.compiled(self.own.define(text, name))
-
-    def _single(self, row):
-        """One element of a row, a running sum, or a list's marks."""
-        return f"{row}_run[i * length + j]" if row in self._run_names() else self._element_of(row, "j")
 
 
 def is_sum(program, fold):

@@ -10,7 +10,8 @@ from .. import arrays
 from . import device, faults, folds, memory, predictions, sums, walk
 from .device import THREADS, Kernel
 from .plan import GRAD, HESS, Plan
-from .row_kernels import RowForm
+from .row_access import RowKey
+from .row_kernels import row_kernel
 from .row_passes import stages
 
 HVP = 8
@@ -209,7 +210,7 @@ class RowPlan(Plan):
         dense = all(step == 1 for step in along.values())
         lanes = self._lanes(length)
         letters = "p" if call.want & HVP else "vgh" if call.want & HESS else "vg" if call.want & GRAD else "v"
-        form = RowForm(
+        key = RowKey(
             self.formula.roles(letters),
             call.sums,
             tuple((name, array.code, name in along) for name, array in given.items()),
@@ -223,30 +224,30 @@ class RowPlan(Plan):
         )
         before = [math.prod(shape), length, *walk.values(spans, steps), *([] if dense else along.values())]
         before += [array.address for array in given.values()]
-        before += [call.scratch(max(1, first.size)) for _ in range(self._scratches(form))]
+        before += [call.scratch(max(1, first.size)) for _ in range(self._scratches(key))]
         after = [call.total_weight if call.by_weights else call.scale]
         rows, most = math.prod(shape), device.blocks_at_once(call.number)
-        segments = self._segments(form, rows, length, most)
+        segments = self._segments(key, rows, length, most)
         blocks = max(1, min(rows * segments if segments > 1 else -(-rows // (THREADS // lanes)), most))
         if call.sums:
             after.append(call.partials(blocks))
         if self._label:
             after.append(self.ignore_index)
-        if any(ends for _, ends in form.domains):
-            after += [call.flags, *(self.slot(name) for name, ends in form.domains if ends)]
+        if any(ends for _, ends in key.domains):
+            after += [call.flags, *(self.slot(name) for name, ends in key.domains if ends)]
         after += self.numbers(call.precision, length)
         if segments == 1:
-            call.add(self.variant.kernel(form, call.precision), blocks, before + after)
+            call.add(self.variant.kernel(row_kernel, key, call.precision), blocks, before + after)
             return
         # A row's blocks leave their folds in memory, for the next pass's kernel to put together.
-        parts = [call.scratch(2 * rows * segments) for _ in range(_layout(self.variant, form.roles).folds)]
-        for stage in _layout(self.variant, form.roles).stages:
-            kernel = self.variant.kernel(replace(form, stage=stage), call.precision)
+        parts = [call.scratch(2 * rows * segments) for _ in range(_memory(self.variant, key.roles).folds)]
+        for stage in _memory(self.variant, key.roles).stages:
+            kernel = self.variant.kernel(row_kernel, replace(key, stage=stage), call.precision)
             call.add(kernel, blocks, [*before, segments, *parts, *after])
 
-    def _segments(self, form, rows, length, most):
+    def _segments(self, key, rows, length, most):
         """How many blocks share a row: several where rows alone are too few to keep the GPU busy."""
-        if form.lanes != THREADS or rows * 4 > most or length < 2 * _SHARE or not _layout(self.variant, form.roles).stages:
+        if key.lanes != THREADS or rows * 4 > most or length < 2 * _SHARE or not _memory(self.variant, key.roles).stages:
             return 1
         return min(most // rows, length // _SHARE)
 
@@ -279,13 +280,13 @@ class RowPlan(Plan):
                 return 1
         return width
 
-    def _scratches(self, form):
+    def _scratches(self, key):
         """How many arrays of the first input's size the kernel keeps elements in."""
-        layout = _layout(self.variant, form.roles)
-        return layout.runs + (layout.outputs if self._lists else 0)
+        kept = _memory(self.variant, key.roles)
+        return kept.runs + (kept.outputs if self._lists else 0)
 
 
-class Layout(NamedTuple):
+class RowMemory(NamedTuple):
     """What kernels for some outputs keep in memory: running sums, folds of parts of a row, outputs; and their stages."""
 
     runs: int
@@ -295,10 +296,10 @@ class Layout(NamedTuple):
 
 
 @cache
-def _layout(variant, roles):
+def _memory(variant, roles):
     program = Program(variant.traced, roles)
     runs, folds_of_parts = (sum(len(getattr(here, kind)) for here in program.passes) for kind in ("runs", "folds"))
-    return Layout(runs, folds_of_parts, len(program.passes[-1].writes), () if variant.formula.has_lists else stages(program))
+    return RowMemory(runs, folds_of_parts, len(program.passes[-1].writes), () if variant.formula.has_lists else stages(program))
 
 
 def _without(several, axis):
