@@ -150,3 +150,19 @@ def test_pointwise_losses_in_every_variant(laid_out, case, dtype):
 @pytest.mark.parametrize("name", fl.losses.ROWS)
 def test_row_losses_of_every_length(laid_out, name, length, dtype):
     check_all(row_kernels(laid_out, name, length, dtype), dtype, CAPABILITIES)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+@pytest.mark.parametrize("shape", [(64, 1), (1,)], ids=str)
+def test_gradients_of_inputs_that_were_broadcast(laid_out, shape, dtype):
+    given = {name: Somewhere(shape if name == "var" else (64, 64), dtype) for name in fl.gaussian_nll.formula.inputs}
+    kernels = laid_out(fl.gaussian_nll, "value_and_grad", given)
+    assert "sum_rows" in {kernel.name for kernel in kernels}
+    check_all(kernels, dtype, CAPABILITIES)
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+def test_labels_of_every_dtype(laid_out, length):
+    for dtype in ("uint64", "uint8", "int32", "bool"):
+        given = {"logits": Somewhere((64, length), "float32"), "target": Somewhere((64,), dtype)}
+        check_all(laid_out(fl.cross_entropy, "value_and_grad", given, ignore_index=-1), "float32", CAPABILITIES[:1])
