@@ -84,12 +84,12 @@ def test_a_prepared_call_reads_what_lies_there_then():
 @simulated
 def test_a_report_on_its_way_is_not_lost():
     """A kernel says first that there is something, then what: the host may look between."""
-    from fastloss._kernels.cuda import faults
+    from fastloss._kernels.cuda import async_errors
 
     pred, target = map(there, drawn(0))
     fl.huber(pred, target, sample_weight=there(np.ones((3, 7), np.float32)))
-    slot = faults.slot(lambda index: ValueError(f"at {index}"))
-    page = faults.page(0)
+    slot = async_errors.slot(lambda index: ValueError(f"at {index}"))
+    page = async_errors.page(0)
     page.flags[0] = 1
     fl.huber(pred, target)
     page.flags[slot] = 1 + 5

@@ -259,7 +259,7 @@ def check_device() -> None:
         loss, grad = fl.cross_entropy.value_and_grad(logits, labels)  # CUDA arrays
         fl.check_device()
     """
-    load_cuda("check_device").faults.check()
+    load_cuda("check_device").async_errors.check()
 
 
 # What the calls want of the engine, and which of its results they return.

@@ -7,7 +7,7 @@ compiles when it is first launched; and to the launches (`calls.py`). `row_acces
 the rows' kernels, `updates.py` writes those of update rules; `linear.py`
 goes through blocks of rows, with the products of `products.py`; `kept.py` and `sweep.py` are an optimizer's arrays and steps. `sums.py`
 and `folds.py` are how threads add up, `functions.py` what kernels of users call, `walk.py` how kernels find elements by strides,
-`storage.py` how numbers lie in memory, `faults.py` what kernels report without being waited for.
+`storage.py` how numbers lie in memory, `async_errors.py` what kernels report without being waited for.
 """
 
 import sys
@@ -37,7 +37,7 @@ def load(who):
     """This package with all that calls need of it; ImportError that names what is missing."""
     require(who)
     try:
-        from . import faults, kept, linear, memory, plan, pointwise, rows
+        from . import async_errors, kept, linear, memory, plan, pointwise, rows
     except ImportError as missing:
         raise ImportError(f"{who}: CUDA arrays need numba-cuda: pip install 'fastloss[cuda]' ({missing})") from missing
     return sys.modules[__name__]

@@ -7,7 +7,7 @@ import math
 from contextlib import nullcontext
 
 from ...formula.definition import F32, F64
-from . import device, faults, folds, memory, sums, walk
+from . import async_errors, device, folds, memory, sums, walk
 
 _REAL_SIZES = {"f32": 4, "f64": 8}
 _ALIGNMENT = 256
@@ -41,7 +41,7 @@ class Prepared:
             self._launches.append((kernel, blocks, own, shared))
 
     def __call__(self):
-        faults.raise_reported(self._number)
+        async_errors.raise_reported(self._number)
         with device.on(self._number):
             self.launch()
         if not self._library.has_streams:
@@ -114,7 +114,7 @@ class Call:
 
     @property
     def flags(self):
-        return faults.page(self.number).address
+        return async_errors.page(self.number).address
 
     def add(self, kernel, blocks, arguments, shared=0):
         self.launches.append((kernel, blocks, arguments, shared))

@@ -12,7 +12,7 @@ from ...formula.lazy import lazy
 from ...formula.python import uniforms_text, variant_text
 from .. import arrays
 from ..jit import interpreted
-from . import device, faults, memory
+from . import async_errors, device, memory
 from .calls import Call, CallLayout, RelativeAddress
 from .storage import STORAGES
 
@@ -147,7 +147,7 @@ class Plan:
         if name not in self._slots:
             domain = arrays.WEIGHTS if name == "weights" else self._domains[name]
             what = f"{self.who}: {'sample_weight' if name == 'weights' else name} must be {domain}"
-            self._slots[name] = faults.slot(
+            self._slots[name] = async_errors.slot(
                 lambda index: ValueError(f"{what}, got another number at index {index} (an earlier call)")
             )
         return self._slots[name]

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from ...formula.program import Program
 from .. import arrays
-from . import device, faults, folds, memory, predictions, sums, walk
+from . import async_errors, device, folds, memory, predictions, sums, walk
 from .device import THREADS, Kernel
 from .plan import GRAD, HESS, Plan
 from .row_access import RowKey
@@ -137,7 +137,7 @@ class RowPlan(Plan):
         if name in (self._label, self._lists) and name not in self._slots:
             what = "a class" if name == self._label else "a class, or -1 at the list's end"
             text = f"{self.who}: {name} must be {what}"
-            self._slots[name] = faults.slot(
+            self._slots[name] = async_errors.slot(
                 lambda index: ValueError(f"{text}, got another number in row {index} (an earlier call)")
             )
         return super().slot(name)

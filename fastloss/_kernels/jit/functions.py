@@ -5,9 +5,7 @@ hyperparameters (each has a kernel of its own) by comparisons that a user's loop
 in double, as the engine does, so the results are the kernels' own to the bit.
 """
 
-import numpy as np
 from numba import njit, types
-from numba.core.errors import TypingError
 from numba.extending import overload
 
 from ...formula import F32, F64, Flag, Optional, UpdateRule
@@ -16,11 +14,8 @@ from ...formula.graph import FOLDS, walk
 from ...formula.lazy import lazy
 from ...formula.python import scalar_text
 from .. import cuda
-from . import numba_types
-from .machine import INLINED, OPTIONS, compiled
-
-_TILE = 1024
-_LANES = 64
+from . import loops, numba_types
+from .machine import INLINED, compiled
 
 
 class Functions:
@@ -206,7 +201,7 @@ class LossFunctions(Functions):
         return self._over_arrays("mean_value_and_grad", "vg", gradients)
 
     def _over_arrays(self, name, want, gradients):
-        """A function of whole arrays: tile by tile, as the engine goes, so that neither the formula nor the sum is done one by one."""
+        """A function of whole arrays. It works tile by tile, as the engine does, so that both the formula and the sum are vectorised."""
         inputs, arrays = self.inputs, [*self.inputs, *gradients]
         slopes = [f"_slope{k}" for k in range(len(gradients))]
         result = ", ".join(["_value", *([_tuple(slopes)] if slopes else [])])
@@ -214,10 +209,10 @@ class LossFunctions(Functions):
         lines = [
             f"    _count = {inputs[0]}.size",
             *(f"    _check({array!r}, {array}, _count)" for array in arrays[1:]),
-            f"    _tile, _lanes = _room({inputs[0]})",
+            f"    _tile, _lanes = _scratch({inputs[0]})",
             "    _total, _scale = 0.0, _real_like(_tile, 1.0 / _max(_count, 1))",
-            f"    for _start in _range(0, _count, {_TILE}):",
-            f"        _stop = _min(_start + {_TILE}, _count)",
+            f"    for _start in _range(0, _count, {loops.TILE}):",
+            f"        _stop = _min(_start + {loops.TILE}, _count)",
             "        for _i in _range(_start, _stop):",
             f"            {result} = _compute({elements})",
             "            _tile[_i - _start] = _value",
@@ -225,7 +220,8 @@ class LossFunctions(Functions):
             "        _total += _add_up(_tile, _lanes, _stop - _start)",
             "    return _total / _count if _count else _nan",
         ]
-        scope = {"_check": _checker(self.who), "_room": _room, "_real_like": _real_like, "_add_up": _add_up}
+        scope = {"_check": loops.checker(self.who), "_scratch": loops.scratch}
+        scope |= {"_real_like": loops.real_like, "_add_up": loops.add_up}
         scope |= {"_nan": float("nan"), "_range": range, "_min": min, "_max": max, "_compute": self._element(want)}
         return self._function(name, arrays, lines, scope)
 
@@ -290,65 +286,3 @@ def _shared_text(traced, nodes):
 def _tuple(parts):
     parts = list(parts)
     return parts[0] if len(parts) == 1 else f"({', '.join(parts)})"
-
-
-# --- what whole arrays take ---------------------------------------------------------------------------------------------------
-
-
-def _checker(who):
-    """A function `check(name, array, count)` that raises the house's errors."""
-    message = f"{who}: arrays must have one length"
-
-    def stub(name, array, count):
-        raise NotImplementedError
-
-    @overload(stub)
-    def check(name, array, count):
-        if not isinstance(array, types.Array) or array.ndim != 1:
-            raise TypingError(f"{who}: arrays must have one dimension, got {array}")
-
-        def look(name, array, count):
-            if array.size != count:
-                raise ValueError(message)
-
-        return look
-
-    return stub
-
-
-def _room(array):
-    """Memory for a tile of values, and for the lanes of their sum."""
-    raise NotImplementedError
-
-
-@overload(_room)
-def _make_room(array):
-    dtype = np.float32 if array.dtype == types.float32 else np.float64
-    return lambda array: (np.empty(_TILE, dtype), np.empty(_LANES))  # in double: float32's could overflow
-
-
-def _real_like(tile, number):
-    """The number in the precision of the tile."""
-    raise NotImplementedError
-
-
-@overload(_real_like)
-def _make_real(tile, number):
-    real = tile.dtype
-    return lambda tile, number: real(number)
-
-
-@njit(**OPTIONS)
-def _add_up(tile, lanes, count):
-    """The sum of a tile's first numbers, side by side."""
-    lanes[:] = 0
-    whole = count - count % _LANES
-    for start in range(0, whole, _LANES):
-        for lane in range(_LANES):
-            lanes[lane] += tile[start + lane]
-    total = 0.0
-    for lane in range(_LANES):
-        total += lanes[lane]
-    for k in range(whole, count):
-        total += tile[k]
-    return total

@@ -1,7 +1,7 @@
-"""What kernels report: numbers that do not belong, by a flag in the host's memory, so that nobody waits for the GPU.
+"""Errors that kernels find in the data, reported asynchronously: by flags in the host's memory, so that no call waits for the GPU.
 
-A kernel writes where it found something; the next call looks, or `check` does after it has waited. No lock is held: a signal handler may
-make a call while another one is here.
+A kernel writes where it found an invalid number. The next call on the same GPU looks at the flags and raises, or `check` does, having
+waited. No lock is held: a signal handler may make a call in the middle of another one's.
 """
 
 import itertools
@@ -28,21 +28,21 @@ def page(number):
 
 
 def slot(message):
-    """A place for what may be reported; `message(index)` makes an exception of it."""
+    """The flag for an error that may be reported; `message(index)` makes the exception."""
     found = 1 + next(_numbers) % (_SLOTS - 1)
     _messages[found] = message
     return found
 
 
 def raise_reported(number):
-    """Raise what kernels have reported so far."""
+    """Raise the first error that kernels have reported so far."""
     own = _pages.get(number)
     if own is None or not own.flags[0]:
         return
     own.flags[0] = 0
     reported = {k: int(own.flags[k]) for k in range(1, _SLOTS) if own.flags[k]}
     if not reported:
-        # The kernel is at it: what it found is on its way behind the flag.
+        # A kernel is just reporting: the index will follow the flag.
         own.flags[0] = 1
         return
     own.flags[list(reported)] = 0
@@ -51,6 +51,6 @@ def raise_reported(number):
 
 
 def check():
-    """Wait for the present GPU, and raise what its kernels reported."""
+    """Wait for the current GPU, and raise what its kernels have reported."""
     device.wait(None)
     raise_reported(device.current())
