@@ -1,8 +1,8 @@
-"""What was compiled, kept from one process to the next in a folder of the user's own.
+"""A cache of compiled code in a folder of the user's, shared by all processes.
 
-Compiled code is run as it is found, so the folder must belong to the user and be open to nobody else. A file is named by what it was
-made from and begins with a checksum of its name and content: a damaged or misplaced one is as good as none. Where nothing can be
-kept, nothing is.
+Compiled code is run as it is found, so the folder must belong to the user and be closed to everybody else. A file is named after what it
+was compiled from and begins with a checksum of its name and content: one that is damaged or misplaced is ignored. Where nothing can
+be stored, nothing is.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ import stat
 import time
 import warnings
 
-# More than that, and the older half goes.
+# Beyond that the older half is deleted.
 MOST_FILES = 1000
 _MOST_BYTES = 64 << 20
 _PRIVATE = os.O_CLOEXEC | os.O_NOFOLLOW
@@ -23,7 +23,7 @@ _A_DAY = 86400
 
 
 def place():
-    """The folder's path: `FASTLOSS_CACHE_DIR` (set to nothing, no folder), or one in the user's cache folder. None if there is none."""
+    """The folder's path, or None: `FASTLOSS_CACHE_DIR` (none if empty), or a folder in the user's cache folder."""
     wanted = os.environ.get("FASTLOSS_CACHE_DIR")
     if wanted is not None:
         return wanted or None
@@ -34,9 +34,9 @@ def place():
 
 
 def read(key):
-    """The bytes that were kept under the key, or None."""
+    """The bytes stored under the key, or None."""
     with contextlib.suppress(OSError), _folder() as folder:
-        # A FIFO would be waited for.
+        # Opening a FIFO would block.
         file = os.open(key, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | _PRIVATE, dir_fd=folder)
         with open(file, "rb") as opened:
             found = os.fstat(file)
@@ -48,7 +48,7 @@ def read(key):
 
 
 def keep(key, data):
-    """Keep the bytes under the key. Of several who do so at once, each writes a file of its own and the last one stays."""
+    """Store the bytes under the key. Concurrent writers each write a file of their own, and the last one stays."""
     with contextlib.suppress(OSError), _folder(create=True) as folder:
         beside = f"{_UNFINISHED}{os.getpid()}-{secrets.token_hex(8)}"
         file = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _PRIVATE, 0o600, dir_fd=folder)
@@ -63,13 +63,13 @@ def keep(key, data):
 
 
 def _checksum(key, data):
-    """Of the content, where it belongs and how it is laid out: a file under another's name is as bad as a damaged one."""
+    """The checksum of a file's content, name and format."""
     return hashlib.sha256(b"\n".join([_VERSION, key.encode(), data])).digest()
 
 
 @contextlib.contextmanager
 def _folder(create=False):
-    """The open folder, looked at after it was opened: what its path leads to may change. OSError if there is none to trust."""
+    """The open folder, checked after it was opened, for what its path leads to may change. OSError if there is none to trust."""
     path = place()
     if path is None:
         raise OSError
@@ -93,7 +93,7 @@ def _folder(create=False):
 
 
 def _thin_out(folder):
-    """Delete the older half where there are too many, and what writers that died have left; what is no file stays."""
+    """Delete the older half of too many files, and unfinished ones of writers that died. Anything but a file stays."""
     files = []
     for name in os.listdir(folder):
         with contextlib.suppress(OSError):

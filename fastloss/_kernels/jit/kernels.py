@@ -1,4 +1,4 @@
-"""The kernels of a formula that was not there when the engine was built: compiled when the engine asks for them."""
+"""The kernels of a user's formula, compiled when the engine asks for them."""
 
 from functools import cache
 
@@ -26,9 +26,9 @@ def check_room(formula):
 
 
 class Kernels:
-    """What the build's tables are for the built-in formulas: where a kernel is, what it costs, what a program needs.
+    """For a user's formula what the compiled tables are for built-in ones: addresses and costs of kernels, layouts of programs.
 
-    Each pass of each variant is compiled alone, in one precision: a first call waits for nothing but what it uses.
+    Each pass of each variant is compiled by itself, in one precision, so that a first call compiles only what it uses.
     """
 
     def __init__(self, formula):

@@ -1,7 +1,7 @@
-"""Where emitted Python runs: as it stands, compiled for this processor, or for a GPU.
+"""Targets for emitted Python: interpreted, compiled for this processor, or compiled for a GPU.
 
-A machine names the operations that the text is made of (`formula.python.MACHINE`) and how a function of it is compiled. The
-functions of fastloss.vecmath are defined on it once, one after the other as they call each other.
+A machine provides the operations that the text uses (`formula.python.MACHINE`) and compiles its functions. The functions of
+fastloss.vecmath are defined on each machine once.
 """
 
 import linecache

@@ -1,7 +1,6 @@
-"""From LLVM's assembly language to functions in memory, by llvmlite: compiled once, kept, and loaded from then on.
+"""From LLVM's assembly language to functions in memory, by llvmlite: compiled once, cached as object code, and loaded from then on.
 
-For the same level of the processor as the built-in kernels, so that both round alike. What is kept is the object code, a plain file
-that LLVM loads again without compiling.
+Code is compiled for the same level of the processor as the built-in kernels, so that both round alike.
 """
 
 import hashlib
@@ -16,13 +15,13 @@ from ...formula.assembly import Processor
 from ..cpu.engine import ISA
 from . import cache as kept
 
-# Counts up when the way from the text to object code changes.
+# Incremented when the way from text to object code changes.
 _FORMAT = 1
 # Of a 64-bit ELF file's header: the type; where the table of sections starts, the size of an entry and how many there are.
 _ELF = struct.Struct("<16xH22xQ10xHH2x")
 
-# Held by whoever traces or compiles: a thread at a time, which may be interrupted by a handler that compiles too. LLVM and llvmlite have
-# locks of their own, so a fork waits until nobody is at it: the child would find them taken for ever.
+# Held while a formula is traced and compiled; reentrant, for a signal handler may compile too. LLVM and llvmlite have locks of their own,
+# which a child could find held by a thread that it does not have: so a fork waits until no other thread compiles.
 compiling = threading.RLock()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=compiling.acquire, after_in_parent=compiling.release, after_in_child=compiling.release)
@@ -30,7 +29,7 @@ if hasattr(os, "register_at_fork"):
 
 @cache
 def _llvm():
-    """llvmlite's binding, made ready; ImportError that names the extra."""
+    """llvmlite's binding, initialised. ImportError that names the extra if it is missing."""
     try:
         import llvmlite.binding as llvm
     except ImportError as missing:
@@ -45,7 +44,7 @@ def _llvm():
 
 @cache
 def processor():
-    """What the built-in kernels take the processor for."""
+    """The processor, as the built-in kernels see it."""
     if ISA.startswith("x86-64"):
         return Processor(has_fma=ISA[-1] > "2", attributes=f'nounwind "prefer-vector-width"="{512 if ISA[-1] == "4" else 256}"')
     return Processor(has_fma=platform.machine() in ("aarch64", "arm64"))
@@ -53,7 +52,7 @@ def processor():
 
 @cache
 def _target():
-    """What LLVM compiles for: its name and the features of it that count."""
+    """The processor's name and features, as LLVM has them."""
     llvm = _llvm()
     if ISA.startswith("x86-64"):
         return ISA, ""
@@ -104,7 +103,7 @@ def _compile(text, machine):
 
 
 def optimised(text, machine):
-    """The text's module as it is translated."""
+    """The text's module after LLVM's optimisations."""
     llvm = _llvm()
     module = llvm.parse_assembly(text)
     module.verify()
