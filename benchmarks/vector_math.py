@@ -381,11 +381,11 @@ def nanoseconds(level, name, precision):
 
 HEAD = """# The vector math
 
-`fastloss` has its own exponentials, logarithms and their kin: branch-free polynomials that every kernel inlines. The largest
-errors found, in units in the last place (ulp) of the result, and the time per element in the L1 cache. Written by
-`python benchmarks/vector_math.py`; `tests/test_vecmath.py` holds every kernel to the column *promise*.
+`fastloss` has its own exponential, logarithm and related functions: branch-free polynomials that are inlined into every kernel. The
+table lists the largest errors found, in units in the last place (ulp) of the result, and the time per element in the L1 cache. It is
+written by `python benchmarks/vector_math.py`; `tests/test_vecmath.py` checks that every kernel stays within the column *promise*.
 
-Points: 2^32 are all float32 numbers. NaN gives NaN; infinities, overflow and subnormal numbers are among the points.
+2^32 points are all float32 numbers. NaN gives NaN; infinities, overflow and subnormal numbers are included.
 
 """
 

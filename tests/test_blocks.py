@@ -221,6 +221,7 @@ def test_z_loss_and_smoothing_count_where_a_class_weighs_nothing():
 # --- layouts and dtypes -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(6)
 @pytest.mark.parametrize("layout", inputs.AWKWARD)
 @each_dtype
 @each_loss
@@ -252,6 +253,7 @@ def test_outputs_of_every_layout(name, dtype, layout, small_blocks):
     assert number == np.asarray(call(name, arrays, "__call__", reduction="sum"), dtype)
 
 
+@pytest.mark.fault(11)
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @each_loss
 def test_halves_are_computed_in_float32_and_rounded_once(name, dtype, small_blocks):
@@ -760,6 +762,7 @@ RACE = """
 """
 
 
+@pytest.mark.fault(52)
 @pytest.mark.parametrize("name", ["linear_cross_entropy", "center"])
 def test_labels_and_weights_rewritten_by_another_thread(name):
     """Whatever it computes then, nothing is read or written beyond the arrays."""
@@ -787,6 +790,7 @@ INTERRUPT = """
 """
 
 
+@pytest.mark.fault(41)
 @pytest.mark.skipif(os.name == "nt", reason="signals")
 def test_ctrl_c_in_a_long_call():
     run = subprocess.run(

@@ -117,6 +117,7 @@ def test_line_search_and_as_scipy_take_every_kind(name):
 # --- PyTorch ------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(9)
 def test_torch_shares_its_memory():
     torch = library("torch")
     pred, out = torch.zeros(100), torch.full((100,), 77.0)

@@ -29,6 +29,7 @@ def call(case, arrays, **options):
 # --- inputs --------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(6)
 @pytest.mark.parametrize("layout", inputs.AWKWARD)
 @BY_LOSS
 def test_every_loss_takes_every_layout(case, layout):
@@ -270,6 +271,7 @@ def test_a_scalar_output_of_any_memory():
 # --- beyond 2**31 --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(10)
 def test_more_than_two_to_the_31_elements_without_memory():
     count = 2**31 + 12_345
     pred = np.broadcast_to(np.float32(0.5), (count,))
@@ -290,6 +292,7 @@ def test_strides_beyond_two_to_the_31():
     assert fl.absolute_error(pred[:, None], memory[: 3 * 1024].reshape(3, 1024)[:, :1], reduction="sum") == 3
 
 
+@pytest.mark.fault(10)
 @pytest.mark.slow
 def test_more_than_two_to_the_31_elements_in_memory():
     count = 2**31 + 54_321

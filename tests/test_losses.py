@@ -290,6 +290,7 @@ def halves():
     return {"float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 
 
+@pytest.mark.fault(11)
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
 @pytest.mark.parametrize("half", ["float16", "bfloat16"])
@@ -543,6 +544,7 @@ def test_logits_of_any_size(case, dtype):
     assert finite_miss.all()
 
 
+@pytest.mark.fault(23)
 @BOTH
 def test_denormals_and_the_callers_floating_point_mode_are_kept(dtype):
     tiny = np.finfo(dtype).smallest_subnormal

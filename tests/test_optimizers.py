@@ -304,6 +304,7 @@ def half_types():
     yield ml_dtypes.bfloat16
 
 
+@pytest.mark.fault(11)
 @each_rule
 def test_half_precision_is_computed_in_float32_and_rounded_once(name, hyper):
     rng = np.random.default_rng(10)
@@ -353,6 +354,7 @@ def layouts(array):
     yield wide[:, 1, :, 1]
 
 
+@pytest.mark.fault(6)
 @each_rule
 @pytest.mark.parametrize("kind", [np.float32, np.float64, np.float16])
 def test_layouts_equal_the_contiguous_result_bitwise(name, hyper, kind):
@@ -483,6 +485,7 @@ def test_every_level_of_the_processor_agrees():
 # --- numbers that are not ordinary ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(20)
 @each_rule
 def test_nan_and_inf_stay_in_their_place(name, hyper):
     rng = np.random.default_rng(16)
@@ -508,6 +511,7 @@ def test_nan_and_inf_stay_in_their_place(name, hyper):
         assert w[others].tobytes() == clean[others].tobytes()
 
 
+@pytest.mark.fault(33)
 @pytest.mark.parametrize("name", ["Adam", "AdamW"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_a_second_moment_of_zero_moves_nothing(name, dtype):
@@ -525,6 +529,7 @@ def test_a_second_moment_of_zero_moves_nothing(name, dtype):
         assert (w < [1.5, -2.5, 0.0, 0.0]).all()
 
 
+@pytest.mark.fault(24)
 @each_rule
 @pytest.mark.parametrize("size", [3, 300_000])
 def test_denormals_are_0_within_a_step_and_nowhere_else(name, hyper, size):
@@ -557,6 +562,7 @@ def test_large_gradients_and_exact_zeros(name, hyper):
 # --- the step count and the state -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(30)
 @each_rule
 @pytest.mark.parametrize("steps", [2**31 - 2, 2**31 + 5, 2**53 - 1])
 def test_step_counts_beyond_32_bits(name, hyper, steps):
@@ -636,6 +642,7 @@ def test_state_dict_is_a_copy_and_plain(name, hyper):
     assert optimizer.param_groups[0][rate] == hyper[rate]
 
 
+@pytest.mark.fault(51)
 @each_rule
 def test_the_round_trip_keeps_every_bit(name, hyper):
     rng = np.random.default_rng(19)
@@ -745,6 +752,7 @@ BAD_STATES = {
 }
 
 
+@pytest.mark.fault(49)
 @each_rule
 @pytest.mark.parametrize("bad", BAD_STATES)
 def test_bad_state_dicts_load_nothing(name, hyper, bad):
@@ -856,6 +864,7 @@ def test_memmaps_and_series_are_no_parameters(tmp_path):
     assert (w == 0.0).all()
 
 
+@pytest.mark.fault(34)
 def test_the_same_memory_twice():
     w = np.ones((4, 6))
     for params in (
@@ -873,6 +882,7 @@ def test_the_same_memory_twice():
     fl.SGD([w[:2], w[2:]]).step([np.ones((2, 6))] * 2)
 
 
+@pytest.mark.fault(34)
 def test_a_gradient_in_memory_that_the_step_writes():
     base = np.ones(24)
     v = np.ones(5)
@@ -910,6 +920,7 @@ def bad_gradients():
     yield "none", None, TypeError
 
 
+@pytest.mark.fault(35)
 @each_rule
 @pytest.mark.parametrize(("case", "bad", "error"), list(bad_gradients()), ids=[case for case, _, _ in bad_gradients()])
 def test_a_bad_fifth_gradient_touches_nothing(name, hyper, case, bad, error):
@@ -1076,6 +1087,7 @@ def test_repr_names_the_rule_and_its_numbers():
 # --- threads and processes ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(37)
 @pytest.mark.parametrize("size", [10, 200_000])
 def test_two_threads_step_one_optimizer(size):
     """Fault 37: no crash, no step is lost. The sum of equal steps does not depend on their order."""

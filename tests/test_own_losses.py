@@ -117,6 +117,7 @@ def test_half_precision(dtype):
         compare(OWN[case.name], case.loss, given, "value_and_grad", reduction="none", check=False, **case.parameters)
 
 
+@pytest.mark.fault(9)
 def test_threads_and_outputs_in_place():
     rng = np.random.default_rng(0)
     pred, target = rng.normal(size=(2, 300_000)).astype(np.float32)
@@ -527,6 +528,7 @@ def test_the_folder_is_private_and_what_it_holds_is_used(private, monkeypatch):
     assert not fresh(monkeypatch)
 
 
+@pytest.mark.fault(60)
 @pytest.mark.parametrize("damage", [b"", b"x" * 10, None], ids=["empty", "short", "one bit"])
 def test_damaged_files_are_compiled_again(private, monkeypatch, damage):
     fresh()
@@ -549,6 +551,7 @@ def test_a_folder_open_to_others_is_not_trusted(tmp_path, monkeypatch, mode):
     assert not list(private.iterdir())
 
 
+@pytest.mark.fault(60)
 def test_links_are_not_followed(tmp_path, monkeypatch):
     (tmp_path / "there").mkdir(mode=0o700)
     (tmp_path / "link").symlink_to(tmp_path / "there")
@@ -672,6 +675,7 @@ GARBAGE = {
 }
 
 
+@pytest.mark.fault(60)
 @pytest.mark.parametrize("checksum", ["of the content alone", "right"])
 @pytest.mark.parametrize("garbage", GARBAGE)
 def test_garbage_with_a_valid_checksum_is_compiled_again(private, garbage, checksum, monkeypatch):
@@ -708,6 +712,7 @@ def test_a_stale_folder_does_not_stop_the_cleaning(private, monkeypatch):
     assert not abandoned.exists()
 
 
+@pytest.mark.fault(60)
 def test_a_full_disk_keeps_nothing(private, monkeypatch):
     fresh()
     kept = sorted(private.iterdir())
@@ -729,6 +734,7 @@ shared = fl.loss(lambda pred, target: fl.math.log1p((pred - target) ** 2) + 5.0)
 """
 
 
+@pytest.mark.fault(55)
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
 def test_a_child_forked_while_another_thread_compiles_can_compile():
     python(
@@ -780,6 +786,7 @@ def test_attributes_that_are_computed_once_hold_no_lock():
     thread.join()
 
 
+@pytest.mark.fault(55)
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="there are no timers")
 def test_a_handler_compiles_what_it_interrupts():
     done = python(

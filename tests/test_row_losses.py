@@ -242,6 +242,7 @@ def assert_as(results, expected, like):
         np.testing.assert_allclose(result, wanted, rtol=0, atol=bound * np.abs(wanted).max())
 
 
+@pytest.mark.fault(6)
 @pytest.mark.parametrize("length", [1, 3, 63, 65, 1025])
 @pytest.mark.parametrize("layout", inputs.AWKWARD)
 @BY_DTYPE
@@ -258,6 +259,7 @@ def test_inputs_of_every_layout(name, dtype, layout, length):
         inputs.assert_same(call(name, arrays, reduction=reduction, sample_weight=change(w)), expected)
 
 
+@pytest.mark.fault(11)
 @pytest.mark.parametrize("length", [3, 100])
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @BY_LOSS
@@ -629,6 +631,7 @@ def test_nothing_that_counts(length, how):
     assert call("cross_entropy", arrays, "__call__", reduction="sum", **options) == 0
 
 
+@pytest.mark.fault(20)
 @pytest.mark.parametrize("length", [3, 63, 65, 1025])
 @pytest.mark.parametrize("order", ["C", "F"])
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
@@ -668,6 +671,7 @@ def test_a_removed_row_may_hold_anything(name, bad, removal, order, length):
         assert not expected[2][[4, 20]].any()
 
 
+@pytest.mark.fault(22)
 @pytest.mark.parametrize("big", [1e4, 1e19, 1e38])
 @pytest.mark.parametrize("length", [3, 63, 65, 1025])
 @pytest.mark.parametrize("order", ["C", "F"])
@@ -696,6 +700,7 @@ def test_what_all_logits_share_does_not_matter(dtype, length, shift):
         np.testing.assert_allclose(result, wanted, rtol=0, atol=16 * float(np.finfo(dtype).eps) * np.abs(wanted).max())
 
 
+@pytest.mark.fault(21)
 @pytest.mark.parametrize("length", [3, 63, 65, 1025])
 @pytest.mark.parametrize("order", ["C", "F"])
 @BY_DTYPE

@@ -113,6 +113,7 @@ def test_a_run_goes_on_bitwise_from_its_file(tmp_path):
     assert os.listdir(tmp_path) == ["state.safetensors"]
 
 
+@pytest.mark.fault(51)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_nan_payloads_and_negative_zeros_of_an_optimizer(tmp_path, dtype):
     optimizer, other = fl.Adam(np.zeros(64, dtype)), fl.Adam(np.zeros(64, dtype))
@@ -502,6 +503,7 @@ def saved(tmp_path):
     return path.read_bytes(), path, new(1, lr=0.7)
 
 
+@pytest.mark.fault(49)
 def test_truncated_everywhere(saved):
     whole, path, other = saved
     for length in itertools.chain(range(0, len(whole), 7), range(40), range(len(whole) - 40, len(whole))):
@@ -694,6 +696,7 @@ def test_files_of_safetensors_that_hold_something_else(tmp_path):
         refused(tmp_path / "s", new(), "fastloss.optimizer 1 for this optimizer, got format")
 
 
+@pytest.mark.fault(49)
 @pytest.mark.parametrize(
     ("length", "entry"),
     [
@@ -835,6 +838,7 @@ def test_the_old_file_stays_intact(tmp_path, monkeypatch, where, error, is_there
     assert_same(other.state_dict(), new(1).state_dict())
 
 
+@pytest.mark.fault(50)
 def test_a_disk_that_is_really_full(tmp_path):
     """As far as one process can fill it: a limit on the size of its files."""
     resource = pytest.importorskip("resource")

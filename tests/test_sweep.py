@@ -100,6 +100,7 @@ def test_the_norm_does_not_depend_on_threads_or_layout():
     assert len(set(norms)) == 1
 
 
+@pytest.mark.fault(31)
 @pytest.mark.parametrize("size", [1e-200, 3e200, 1e-310])
 def test_the_norm_of_doubles_whose_squares_are_none(size):
     grads = [np.array([3.0, -4.0]) * size, np.zeros(0), np.array(12.0 * size)]
@@ -123,6 +124,7 @@ def test_groups_of_either_direction_are_clipped_together():
     np.testing.assert_allclose(b, grad / math.sqrt(50))
 
 
+@pytest.mark.fault(32)
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("name", KINDS)
 def test_a_step_with_nan_or_infinity_is_left_out_whole(name, bad):
