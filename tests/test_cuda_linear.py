@@ -65,9 +65,9 @@ def library(request, monkeypatch):
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    from fastloss._kernels.cuda import linear
+    from fastloss._kernels.cuda import pairs
 
-    monkeypatch.setattr(linear, "SCRATCH", 1 << 9)
+    monkeypatch.setattr(pairs, "SCRATCH", 1 << 9)
 
 
 def there(library, options):

@@ -5,13 +5,13 @@ import pytest
 from test_blocks import FEATURES, draw, refuses
 
 import fastloss as fl
-from fastloss._kernels.cpu import blocks, centers
+from fastloss._kernels.cpu import blocks, picked
 
 
 @pytest.fixture
 def few_rows_at_once(monkeypatch):
     monkeypatch.setattr(blocks, "SCRATCH", 1 << 11)
-    monkeypatch.setattr(centers, "BLOCK", 1 << 10)
+    monkeypatch.setattr(picked, "BLOCK", 1 << 10)
 
 
 def nearest(x, centers):

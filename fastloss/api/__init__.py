@@ -4,7 +4,7 @@ The decorators (`loss`, `row_loss`, `update_rule`, …) turn a formula into the 
 stand bare, and only the formula remains (see `_kernels/generate.py`). Those that users are given, in `own`, compile at run time.
 """
 
-from .block_loss import BlockLoss, NearestCenterLoss, center_loss, linear_loss, nearest_center_loss
+from .block_loss import BlockLoss, NearestCenterLoss, pair_loss
 from .line import LinePoint, line_search
 from .loss import Loss, bound, check_device, loss
 from .optimizer import Optimizer, StepResult, update_rule

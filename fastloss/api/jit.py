@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ..formula import BlockFormula, RowFormula
+from ..formula import PairFormula, RowFormula
 
 
 class Jit:
@@ -22,7 +22,7 @@ class Jit:
 
 
 def _functions(formula):
-    if isinstance(formula, RowFormula | BlockFormula):
+    if isinstance(formula, RowFormula | PairFormula):
         raise AttributeError(f"{formula.name}: jit must be that of a loss of single elements, got one of whole rows")
     try:
         import numba  # noqa: F401  (first: our own module, failing half way, would leak at each attempt)

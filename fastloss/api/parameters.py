@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._kernels import arrays
 from .. import interop
+from .._kernels import arrays
 
 
 class SparseRows(NamedTuple):

@@ -111,7 +111,7 @@ class RowLoss(Loss):
         else:
             there, key = self.formula.inputs[:count], count
         on_device = type(inputs[0]) is not np.ndarray and interop.on_device(inputs[0])
-        if self.formula.is_soft and _are_probabilities(self.__name__, self.formula.label, inputs[self._label], inputs[0]):
+        if self.formula.is_soft and are_probabilities(self.__name__, self.formula.label, inputs[self._label], inputs[0]):
             there, key = (*there, PROBABILITIES), (PROBABILITIES, key)
         if on_device:
             return self._plan_on_device(parameters, there, along), inputs
@@ -196,7 +196,7 @@ class RowLoss(Loss):
         return min(max(value.__index__(), -(2**31)), 2**31 - 1) if name == "axis" else value.__index__()
 
 
-def _are_probabilities(who, name, target, logits):
+def are_probabilities(who, name, target, logits):
     """Whether the target holds a number for each logit: as many dimensions, and floating."""
     if interop.on_device(target):
         take = load_cuda(who).memory.take

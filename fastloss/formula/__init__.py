@@ -1,12 +1,11 @@
 """The formula compiler: from a plain Python function to a graph, its derivatives, and the text of its kernels.
 
 `graph` holds the symbols, `primitives` the functions a formula may call, `domains` what its arguments may be, `definition` the
-tracing, `blocks` losses made of a row loss and arrays that rows share, `derive` the derivatives (`rows` those of folds over a
+tracing, `pairs` row formulas of the similarities between rows and shared columns, `derive` the derivatives (`rows` those of folds over a
 row), `contract`, `emit` and `c` the text of kernels and of the C header, `oracle` the value to 50 digits. Nothing here imports
 anything else of fastloss, nor anything beyond the standard library (the oracle: mpmath).
 """
 
-from .blocks import BlockFormula, NearestCenterFormula
 from .definition import (
     F32,
     F64,
@@ -41,5 +40,6 @@ from .domains import (
     Whole,
 )
 from .graph import FormulaError, Symbol
+from .pairs import ColumnIndex, Group, Nearest, Own, PairFormula, RowIndex, Same
 from .primitives import *
 from .primitives import TABLE, bits, fma, from_bits, to_float

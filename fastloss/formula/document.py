@@ -3,8 +3,8 @@
 import inspect
 import math
 
-from .blocks import BlockFormula
 from .domains import Class, Classes, ClassWeight, Each, Flag, Label, Optional, PerRow, Shaped
+from .pairs import PairFormula
 
 _COMMON = "sample_weight, reduction, normalizer, value_out, check"
 _KEYWORDS = "sample_weight=None, reduction='mean', normalizer=None, value_out=None, check=True"
@@ -65,7 +65,7 @@ def docstring(formula, loss):
 
 def _derivatives(formula):
     by = " and ".join(formula.differentiable)
-    if isinstance(formula, BlockFormula):
+    if isinstance(formula, PairFormula):
         yield f"    `value_and_grad` and `grad` of this object also give the gradients with respect to {by}, as a tuple of those"
         yield "    that are there; there is no Hessian."
         return
@@ -79,7 +79,7 @@ def _derivatives(formula):
 
 def loss_class(formula):
     """The class of the formula's loss, by name."""
-    if isinstance(formula, BlockFormula):
+    if isinstance(formula, PairFormula):
         return formula.loss_class
     return "RowLoss" if formula.options else "Loss"
 
@@ -198,7 +198,7 @@ def _stub_class(formula):
     }.items():
         parts = ", ".join(outs[result] for result in results)
         reductions = {"Literal['mean', 'sum'] = ...": "float", "Literal['none']": array}
-        impossible = "hess" in results and isinstance(formula, BlockFormula)
+        impossible = "hess" in results and isinstance(formula, PairFormula)
         if "value" not in results or impossible:
             reductions = {"Literal['mean', 'sum', 'none'] = ...": ""}
         for reduction, value in reductions.items():

@@ -1,8 +1,8 @@
-"""Squared distances of rows from centers: those that their labels name, or the nearest ones."""
+"""Squared distances of rows from centers: from the one that the label names, or from the nearest."""
 
-from ..api import center_loss, nearest_center_loss, row_loss
-from ..formula import Class, Shaped
-from ..formula.rows import total
+from ..api import pair_loss, row_loss
+from ..formula import Class, Nearest, Shaped
+from ..formula.rows import pick, total
 
 
 @row_loss(
@@ -21,43 +21,42 @@ def squared_distance(x1, x2):
     return total(difference * difference)
 
 
-@center_loss(
-    rows=squared_distance,
+@pair_loss(
+    similarity=squared_distance,
     x=Shaped(("...", "features")),
     centers=Shaped(("centers", "features")),
     target=Class("centers"),
-    differentiable=("x", "centers"),
     reference="Wen et al. (2016), A Discriminative Feature Learning Approach for Deep Face Recognition, ECCV",
     peers={"torch": "(x - centers[target]).square().sum(-1)"},
 )
-def center(x, centers, target):
+def center(distances, target):
     r"""Squared distance of a row from the center that its label names.
 
     .. math:: \|x - c_t\|^2
 
-    The paper halves it, and moves the centers by a rule of its own; here both gradients are those of the loss. That of `centers`
-    is added up in double, in an array of its own unless it is float64, in the order of the rows.
+    The paper halves it, and moves the centers by a rule of its own; here both gradients are those of the loss. The gradient of
+    `centers` is accumulated in double in the order of the rows, in an extra array unless it is float64 itself.
     """
-    return ((x - centers[target]) ** 2).sum(-1)
+    return pick(distances, target)
 
 
-@nearest_center_loss(
-    rows=squared_distance,
+@pair_loss(
+    similarity=squared_distance,
     x=Shaped(("...", "features")),
     centers=Shaped(("centers", "features"), is_finite=True),
-    differentiable=("x", "centers"),
+    nearest=Nearest("centers"),
     reference="Lloyd (1982), Least squares quantization in PCM, IEEE Trans. Inf. Theory 28, 129-137",
     peers={"torch": "(x[:, None] - centers).square().sum(-1).amin(-1)"},
 )
-def kmeans(x, centers):
+def kmeans(distances, nearest):
     r"""Squared distance of a row from the nearest center: the cost that k-means minimises.
 
     .. math:: \min_k \|x - c_k\|^2
 
-    Not halved; ``reduction="sum"`` is scikit-learn's `inertia_`. ``kmeans.assign(x, centers)`` gives the nearest center's number
-    for each row: the first of equally near ones, as far as distances in double can tell, and 0 for a row that holds NaN. `centers`
-    must be finite. The gradient is that with the assignment held; the gradient of the sum for a center is 2 n (c - m) with n the
-    number of its rows and m their mean, so c less gradient / 2n is Lloyd's step. Products of NumPy's BLAS find the nearest
-    center, checked by distances where two are nearly as near. Takes float64 arrays of the shape of `centers` beside the blocks.
+    Not halved; ``reduction="sum"`` is scikit-learn's `inertia_`. ``kmeans.assign(x, centers)`` returns the index of each row's
+    nearest center: the first of those at the same distance, compared in double, and 0 for a row with NaN. `centers` must be
+    finite. The gradient is that with the assignment held fixed; for a center and the sum over the rows it is 2 n (c - m), where n
+    is the number of its rows and m their mean, so c - gradient / 2n is Lloyd's step. Nearest centers are found by NumPy's matrix
+    products, and by distances where two are nearly as near. Takes float64 arrays of the shape of `centers` besides the blocks.
     """
-    return ((x[..., None, :] - centers) ** 2).sum(-1).min(-1)
+    return pick(distances, nearest)

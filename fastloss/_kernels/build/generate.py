@@ -34,9 +34,7 @@ def import_formulas(package):
     api = types.ModuleType("fastloss.api")
     api.loss, api.update_rule = decorator(definition.Formula), decorator(definition.UpdateRule)
     api.row_loss = decorator(definition.RowFormula)
-    blocks = importlib.import_module("fastloss.formula.blocks")
-    api.linear_loss = api.center_loss = decorator(blocks.BlockFormula)
-    api.nearest_center_loss = decorator(blocks.NearestCenterFormula)
+    api.pair_loss = decorator(importlib.import_module("fastloss.formula.pairs").PairFormula)
     sys.modules["fastloss.api"] = api
     for folder in ("losses", "optimizers"):
         for file in sorted((package / folder).glob("[!_]*.py")):
@@ -51,13 +49,13 @@ def kernel_files(package, formulas):
     from sources import units
     from units import Unit
 
-    from fastloss.formula import BlockFormula
+    from fastloss.formula import PairFormula
 
     made = {name: Unit(name) for name in units(package)}
     for module, defined in formulas.items():
         unit = made["optimizers" if module.startswith("optimizers.") else module.replace(".", "_")]
         for formula in defined:
-            if not isinstance(formula, BlockFormula):
+            if not isinstance(formula, PairFormula):
                 unit.enter_formula(formula)
     made["vecmath"].enter_primitives()
     layouts = {name: layout for unit in made.values() for name, layout in unit.layouts.items()}

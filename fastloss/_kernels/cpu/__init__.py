@@ -4,8 +4,8 @@
 processor into the module `tiles.c`; `levels.py` picks a level at import. `tilework.c` is the part of a tile's work that no formula
 knows: loading, scaling, storing, summing. `driver.pxi` walks,
 `rows.pxi` walks whole rows (`row_calls.pxi`: what a call gives it and gets), `sweep.pxi` steps the tensors of an optimizer,
-`line.pxi` goes along a direction, `c_calls.pxi` is the engine for C, `pool.c` are the threads. `blocks.py`, `linear.py` and
-`centers.py` go through rows that share arrays, block by block.
+`line.pxi` goes along a direction, `c_calls.pxi` is the engine for C, `pool.c` are the threads. `pairs.py` computes pair losses:
+`blocks.py` reads and checks their rows block by block, `similarities.py` compares these with all columns, `picked.py` with one each.
 """
 
 import os

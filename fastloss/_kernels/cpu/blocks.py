@@ -1,27 +1,27 @@
-"""Rows in blocks, for losses whose rows meet arrays that all share: what is given of each row, and where results go.
+"""Rows block by block: what is given for each row, and where results go.
 
-A product of all rows with a matrix, and a gradient that is a sum over all rows, are no formulas of one row: they are written by
-hand, in blocks of bounded memory, around a row loss whose kernels are derived. A `Step` says what happens in a block.
+Scratch memory is allocated before the first result is written, so that a call that runs out of memory leaves its outputs as they
+were. What is read from the caller's arrays is copied before it is checked: another thread may write to them meanwhile.
 """
 
 import math
 
 import numpy as np
 
-from ...formula import Fraction
 from .. import arrays
 
-# What a call takes for its blocks, in bytes; if not even one row fits, that row. Measured, linear cross-entropy of 2048 rows of
+VALUE, GRAD = 1, 2
+# Scratch memory of a call, in bytes; if not even one row fits, that of one row. Measured, linear cross-entropy of 2048 rows of
 # 512 with 32,000 classes, float32: 24 MiB 1.09 s, 32 1.07, 64 1.07; with 128,000 classes, 1024 rows of 256: 32 1.7 s, 64 1.5.
 SCRATCH = 32 << 20
-# Rows whose labels and weights are looked at together.
+# Rows whose labels and weights are checked together.
 SCAN = 1 << 14
 
 
 def check_call(who, want, reduction, normalizer):
-    """Whether there is what is asked for."""
-    if want & ~3:  # beside the value and gradients
-        raise TypeError(f"{who}: what is asked for must be the value or gradients, got a call for a Hessian: there is none")
+    """Check what is wanted and how it is reduced."""
+    if want & ~(VALUE | GRAD):
+        raise TypeError(f"{who}: results must be the value or gradients, got a call for a Hessian: there is none")
     if not isinstance(reduction, str) or reduction not in ("mean", "sum", "none"):
         raise ValueError(f"{who}: reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
     if normalizer is not None and reduction != "mean":
@@ -29,12 +29,12 @@ def check_call(who, want, reduction, normalizer):
 
 
 def precision(dtype):
-    """What numbers of this dtype are computed in."""
+    """The dtype that an array of this dtype is computed in."""
     return np.dtype(np.float64 if dtype == np.float64 else np.float32)
 
 
 def even_size(count, most):
-    """The size of nearly equal blocks, `most` rows each at most and one at least."""
+    """The size of nearly equal blocks of at most `most` rows, and at least one."""
     number = -(-count // max(1, most))
     return -(-count // number) if number else 1
 
@@ -45,37 +45,8 @@ def spans(count, size):
         yield start, min(start + size, count)
 
 
-class Step:
-    """What is done with a block of rows: abstract.
-
-    `shared` are the arrays that all rows share; their gradients are added to `sums`, under the same names. `prepare` sets `size`,
-    the rows of a block, and makes room for them; `row_loss` takes `settings` with every call.
-    """
-
-    sums_are_double = False
-    # Whether there is one for arrays on a GPU too.
-    is_on_device = False
-
-    def __init__(self, row_loss, settings, shared, sums, count, real):
-        self.row_loss, self.settings, self.shared, self.sums, self.real = row_loss, settings, shared, sums, real
-        self.prepare(count)
-
-    def buffer(self, *shape):
-        return np.empty(shape, self.real)
-
-    def prepare(self, count):
-        raise NotImplementedError
-
-    def value(self, x, target, weights):
-        raise NotImplementedError
-
-    def value_and_grad(self, x, target, weights):
-        """The value and the gradient with respect to `x`, which may be written over."""
-        raise NotImplementedError
-
-
 class Rows:
-    """The rows of an array whose leading dimensions have the shape `lead`, numbered as if those were one."""
+    """The rows of an array, numbered over its leading dimensions, which have the shape `lead`."""
 
     def __init__(self, array, lead):
         self.array, self.lead = array, lead
@@ -84,7 +55,7 @@ class Rows:
             self.flat = array.reshape(math.prod(lead), *array.shape[len(lead) :])
 
     def take(self, start, stop):
-        """A view where there is one, else a copy of these rows alone."""
+        """These rows: a view if possible, else a copy."""
         if self.flat is not None:
             return self.flat[start:stop]
         return self.array[np.unravel_index(np.arange(start, stop), self.lead)]
@@ -111,55 +82,54 @@ class Labels(Rows):
         if outside.any():
             raise arrays.label_error(self.who, self.name, self.length, self.array, self.lead, start + int(outside.argmax()))
 
-    def split(self, start, stop):
-        """The labels, and which of them count; the others are 0, and so is one that another thread has written since."""
-        labels = self.take(start, stop).copy()  # what is checked is what is used
-        counts = labels != self.ignore_index
-        return np.where(counts & (labels >= 0) & (labels < self.length), labels, 0).astype(np.intp), counts
+    def copy(self, start, stop, labels, counts, outside):
+        """Fill in the labels and which of them count; those that do not are 0, as are those changed to something invalid since."""
+        np.copyto(labels, self.take(start, stop), casting="unsafe")
+        np.not_equal(labels, self.ignore_index, out=counts)
+        np.greater_equal(labels.view(np.uintp), self.length, out=outside)
+        np.copyto(labels, 0, where=outside)
+        np.copyto(labels, 0, where=np.logical_not(counts, out=outside))
 
 
-class Weights(Rows):
-    """The rows' sample weights."""
+class Numbers(Rows):
+    """Numbers of each row, such as its weight or its probabilities: of the shape `lead` and, if given, `length`."""
 
-    def __init__(self, who, array, lead):
-        array = arrays.as_array(who, "sample_weight", array)
-        super().__init__(arrays.as_shape(who, "sample_weight", array, "the rows' shape", lead), lead)
-        self.who = who
+    def __init__(self, who, name, array, domain, lead, length=None):
+        shape = lead if length is None else (*lead, length)
+        super().__init__(arrays.as_shape(who, name, array, "the rows' shape", shape), lead)
+        self.who, self.name, self.domain, self.length = who, name, domain, 1 if length is None else length
 
     def check(self, start, stop):
-        weights = self.take(start, stop)
-        inside = (weights >= 0) & (weights < np.inf)
-        if not inside.all():
-            first = start + int(inside.argmin())
-            raise arrays.domain_error(self.who, "sample_weight", arrays.WEIGHTS, self.array, self.lead, first)
+        """Raise ValueError for the first number outside of the domain."""
+        part, (low, high) = self.take(start, stop), self.domain.ends64
+        outside = ~((part >= low) & (part <= high)) if self.domain.nan_is_outside else (part < low) | (part > high)
+        if outside.any():
+            first = start * self.length + int(outside.argmax())
+            raise arrays.domain_error(self.who, self.name, self.domain, self.array, self.array.shape, first)
+
+    def check_all(self):
+        if self.domain is not None:
+            for start, stop in spans(math.prod(self.lead), max(1, 16 * SCAN // max(1, self.length))):
+                self.check(start, stop)
 
 
-class Probabilities(Rows):
-    """The rows' probabilities of their classes."""
+class Block:
+    """The rows from `start` to `stop`: x in the computation's precision, labels or probabilities, and weights; None if not given."""
 
-    def __init__(self, who, name, array, shape):
-        super().__init__(arrays.as_shape(who, name, array, "the rows' shape", shape), shape[:-1])
-        self.who, self.name, self.domain = who, name, arrays.Domain.of(Fraction())
-
-    def check(self):
-        count, length = math.prod(self.lead), self.array.shape[-1]
-        for start, stop in spans(count, max(1, 16 * SCAN // max(1, length))):
-            part = self.take(start, stop)
-            outside = (part < 0) | (part > 1)
-            if outside.any():
-                first = start * length + int(outside.argmax())
-                raise arrays.domain_error(self.who, self.name, self.domain, self.array, self.array.shape, first)
+    def __init__(self, start, stop, x, target, weights):
+        self.start, self.stop, self.x, self.target, self.weights = start, stop, x, target, weights
 
 
 class RowInputs:
-    """What is given of each row: x; its label, or its row of `target`; its weight. A row left out has label 0 and weight 0."""
+    """The inputs of each row: x, its label or probabilities (`target`), its weight. A row left out has label 0 and weight 0."""
 
     def __init__(self, x, lead, labels, target, weights):
         self.x, self.lead, self.labels, self.target, self.weights = Rows(x, lead), lead, labels, target, weights
         self.count, self.real = math.prod(lead), precision(x.dtype)
 
     def check(self, class_weight):
-        """Look at all labels and weights; returns what the rows count in a mean: their weights, by their classes', added up."""
+        """Check all labels and weights; returns the sum of the rows' weights, times those of their classes, that a mean divides by."""
+        self.reserve(min(SCAN, self.count))
         total = 0.0
         for start, stop in spans(self.count, SCAN):
             for numbers in filter(None, (self.labels, self.weights)):
@@ -171,68 +141,53 @@ class RowInputs:
             total += float(counted.sum())
         return total
 
+    def reserve(self, size):
+        """Allocate what `numbers` fills in for up to `size` rows."""
+        self._labels, self._weights = np.empty(size, np.intp), np.empty(size)
+        self._counts, self._mask = np.empty(size, np.bool_), np.empty(size, np.bool_)
+
     def numbers(self, start, stop):
-        """Labels and weights (in double) of these rows, None where there are none: without weights all count alike."""
-        labels = weights = None
+        """The labels of these rows and their weights in double, None if all rows count alike."""
+        rows, labels, weights = slice(stop - start), None, None
         if self.weights:
-            weights = self.weights.take(start, stop).astype(np.float64)
+            weights = self._weights[rows]
+            np.copyto(weights, self.weights.take(start, stop), casting="unsafe")
         if self.labels:
-            labels, counts = self.labels.split(start, stop)
+            labels, counts = self._labels[rows], self._counts[rows]
+            self.labels.copy(start, stop, labels, counts, self._mask[rows])
             if not counts.all():
-                weights = counts * (1.0 if weights is None else weights)
+                weights = np.multiply(counts, 1.0 if weights is None else weights, out=self._weights[rows])
         return labels, weights
 
-    def blocks(self, step):
-        """(start, stop, x, label or row of the target, weight) of each block, x in the computation's precision."""
-        room = step.buffer(step.size, self.x.array.shape[-1])
-        for start, stop in spans(self.count, step.size):
+    def blocks(self, size):
+        """Each `Block` of up to `size` rows. Rows of weight 0 are 0, whatever they hold: 0 times infinity is NaN."""
+        room = np.empty((size, self.x.array.shape[-1]), self.real)
+        self.reserve(size)
+        for start, stop in spans(self.count, size):
             labels, weights = self.numbers(start, stop)
             x = room[: stop - start]
             x[...] = self.x.take(start, stop)
-            if weights is not None:
-                x[weights == 0] = 0  # whatever they hold: 0 times infinity is NaN
-            yield start, stop, x, labels if self.target is None else self.target.take(start, stop), weights
+            self.remove(x, weights)
+            yield Block(start, stop, x, labels if self.target is None else self.target.take(start, stop), weights)
 
-    def run(self, step, values, slopes):
-        """All blocks: the sum of their values, or each row's in `values`; the gradients of x in `slopes`, unless that is None."""
-        values = None if values is None else Rows(values, self.lead)
-        slopes = None if slopes is None else Rows(slopes, self.lead)
-        for array in step.sums.values():
-            array[...] = 0
-        total = 0.0
-        for start, stop, x, target, weights in self.blocks(step):
-            if slopes is None:
-                value = step.value(x, target, weights)
-            else:
-                value, slope = step.value_and_grad(x, target, weights)
-                if weights is not None:
-                    slope[weights == 0] = 0
-                slopes.put(start, stop, slope)
-            if values is None:
-                total += value
-            else:
-                values.put(start, stop, value)
-        return total
-
-    def assign(self, step, labels):
-        """To which of the shared rows each row belongs."""
-        labels = Rows(labels, self.lead)
-        for start, stop, x, _, _ in self.blocks(step):
-            labels.put(start, stop, step.assign(x))
+    def remove(self, rows, weights):
+        """Set the rows of weight 0 to 0."""
+        if weights is not None:
+            np.copyto(rows, 0, where=np.equal(weights, 0, out=self._mask[: len(rows)])[:, None])
 
 
 class Outputs:
-    """The arrays that results go into: given ones, checked, or new ones. `inputs` must not be written over before the end."""
+    """The arrays for the results: the caller's, checked, or new ones. `inputs` are read until the end."""
 
     def __init__(self, who, inputs):
         self.who, self.inputs = who, inputs
         self.taken, self.copies = [], []
 
     def take(self, name, out, shape, dtype, may_be=None, inside=None):
-        """The result, and where to write it.
+        """The result, and the array to write it to.
 
-        That is an array of its own where the computation's dtype is another one (`inside`), and where the result lies over an
-        input: unless it is `may_be`, element for element.
+        They differ if the result is accumulated in another dtype (`inside`), or if it shares memory with an input: unless that is
+        `may_be`, element for element.
         """
         result = np.empty(shape, dtype) if out is None else out
         arrays.check_output(self.who, name, result, shape, dtype)

@@ -1,12 +1,14 @@
-"""A linear layer before a row loss on a GPU: products by the arrays' own library, a block of rows' logits at a time.
+"""Pair losses on a GPU: rows, the columns that all share, and a row kernel, block by block; products by the arrays' own library.
 
-All goes onto one stream, nothing is waited for. Blocks are summed as they are; what a mean divides by is added up before
-them, on the GPU, and the results are divided: so gradients in half precision do not vanish.
+Everything is queued on one stream, and the host waits for nothing. Blocks are summed without a divisor; that of a mean is computed
+before them, on the GPU, and the results are divided at the end, so that gradients in half precision do not vanish. Similarities
+are products (`dot`) only: the others, and losses of one column per row, are computed on the CPU.
 """
 
 import math
 from contextlib import nullcontext
 
+from ...formula import PROBABILITIES
 from .. import arrays
 from ..cpu import blocks
 from . import device, memory, sums
@@ -15,17 +17,18 @@ from .plan import GRAD, VALUE, overlaps_itself, stream_of
 from .products import library_of
 from .rows import count_weights
 
-# What a call takes for the logits of its blocks, in bytes; if not even one row fits, that row. Each block reads the weight and adds to its
-# gradient: so many rows that this costs less than the products.
+# Scratch memory for the similarities of a block, in bytes; if not even one row fits, that of one row. Each block reads the columns and
+# adds to their gradient: it must be large enough for this to cost less than the products.
 SCRATCH = 256 << 20
 _NUMBERS = ("f32", "f64", "f16", "bf16")
 
 
-class LinearPlan:
-    """One call's hyperparameters and options, as the CPU's `BlockPlan`."""
+class PairPlan:
+    """One variant of a pair formula with its hyperparameters, as the CPU's: `kernel` is the plan of its row kernels."""
 
-    def __init__(self, formula, there, hyperparameters, ignore_index, stream):
-        self.formula, self.who, self.there, self.hyperparameters = formula, formula.name, there, hyperparameters
+    def __init__(self, formula, there, kernel, row_names, ignore_index=None, stream=None):
+        self.formula, self.who, self.there, self.kernel = formula, formula.name, there, kernel
+        self.row_names = tuple(name for name in row_names if name != PROBABILITIES)
         self.ignore_index, self.stream = ignore_index, None if stream is None else stream_of(stream)
 
     def evaluate(self, want, inputs, sample_weight, reduction, normalizer, value_out, grad_out, hess_out, check):
@@ -42,7 +45,7 @@ class LinearPlan:
         library = library_of(self.who, self.there[0], first)
         with device.on(first.device), stream, library.no_gradients():
             outputs = _Outputs(self.who, given, library)
-            rows = _Rows(self, given, library, {"reduction": "none" if reduction == "none" else "sum", "check": check})
+            rows = _Rows(self, given, library, "none" if reduction == "none" else "sum", check)
             gradients = None
             if want & GRAD:
                 gradients = outputs.gradients([n for n in self.formula.differentiable if n in given], grad_out)
@@ -112,8 +115,8 @@ class LinearPlan:
 class _Rows:
     """What is given of each row, and the blocks."""
 
-    def __init__(self, plan, given, library, settings):
-        self.plan, self.given, self.library = plan, given, library
+    def __init__(self, plan, given, library, reduction, check):
+        self.plan, self.given, self.library, self.reduction, self.check = plan, given, library, reduction, check
         formula, first = plan.formula, given[plan.there[0]]
         self.lead = first.shape[:-1]
         self.count, self.classes, self.features = math.prod(self.lead), given[formula.shared[0]].shape[0], first.shape[-1]
@@ -127,8 +130,6 @@ class _Rows:
         self.counts = None if plan.is_soft else self.target != plan.ignore_index
         if self.weights is not None:
             self.counts = self.weights != 0 if self.counts is None else self.counts & (self.weights != 0)
-        self.settings = settings | plan.hyperparameters | {"ignore_index": plan.ignore_index}
-        self.settings |= {n: given[n].owner for n in formula.row_inputs if n in given}
 
     def total_weight(self):
         """What the rows count in a mean, as a 0-d array."""
@@ -178,12 +179,9 @@ class _Rows:
             library.multiply(x, self.weight[some].T, logits[:, some])
         if self.bias is not None:
             logits += self.bias
-        given = {self.plan.formula.label: self.target[part], **self.settings}
-        if self.weights is not None:
-            given["sample_weight"] = self.weights[part]
+        value = self._by_rows(logits, part, with_gradient=of_shared is not None)
         if of_shared is None:
-            return self.plan.formula.rows(logits, **given), None
-        value, _ = self.plan.formula.rows.value_and_grad(logits, grad_out=logits, **given)
+            return value, None
         slope, by_logits = library.zeros((len(x), self.features), library.real), library.factor(logits)
         for some in parts:
             library.accumulate(slope, by_logits[:, some], self.weight[some])
@@ -191,6 +189,14 @@ class _Rows:
         if self.bias is not None:
             of_shared[1] += logits.sum(0)
         return value, slope
+
+    def _by_rows(self, logits, part, with_gradient):
+        """The row kernel's value; the gradient of the similarities is written over them."""
+        label, inputs = self.plan.formula.label, [logits]
+        inputs += [self.target[part] if n == label else self.given[n].owner for n in self.plan.row_names[1:]]
+        weights = None if self.weights is None else self.weights[part]
+        want, out = (VALUE | GRAD, logits) if with_gradient else (VALUE, None)
+        return self.plan.kernel.evaluate(want, tuple(inputs), weights, self.reduction, None, None, out, None, self.check)[0]
 
 
 class _Outputs:
