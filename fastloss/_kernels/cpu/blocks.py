@@ -78,17 +78,25 @@ class Labels(Rows):
 
     def check(self, start, stop):
         labels = self.take(start, stop)
+        if labels.min(initial=0) >= 0 and labels.max(initial=0) < self.length:
+            return
         outside = ((labels < 0) | (labels >= self.length)) & (labels != self.ignore_index)
         if outside.any():
             raise arrays.label_error(self.who, self.name, self.length, self.array, self.lead, start + int(outside.argmax()))
 
     def copy(self, start, stop, labels, counts, outside):
-        """Fill in the labels and which of them count; those that do not are 0, as are those changed to something invalid since."""
+        """Fill in the labels, and which of them count; returns whether all do, then `counts` is left alone.
+
+        Labels that do not count are 0, and so are those that are invalid by now.
+        """
         np.copyto(labels, self.take(start, stop), casting="unsafe")
-        np.not_equal(labels, self.ignore_index, out=counts)
         np.greater_equal(labels.view(np.uintp), self.length, out=outside)
+        if not 0 <= self.ignore_index < self.length and not outside.any():
+            return True
+        np.not_equal(labels, self.ignore_index, out=counts)
         np.copyto(labels, 0, where=outside)
         np.copyto(labels, 0, where=np.logical_not(counts, out=outside))
+        return bool(counts.all())
 
 
 class Numbers(Rows):
@@ -125,7 +133,7 @@ class RowInputs:
 
     def __init__(self, x, lead, labels, target, weights):
         self.x, self.lead, self.labels, self.target, self.weights = Rows(x, lead), lead, labels, target, weights
-        self.count, self.real = math.prod(lead), precision(x.dtype)
+        self.count, self.real, self._reserved = math.prod(lead), precision(x.dtype), -1
 
     def check(self, class_weight):
         """Check all labels and weights; returns the sum of the rows' weights, times those of their classes, that a mean divides by."""
@@ -135,14 +143,16 @@ class RowInputs:
             for numbers in filter(None, (self.labels, self.weights)):
                 numbers.check(start, stop)
             labels, weights = self.numbers(start, stop)
-            counted = np.ones(stop - start) if weights is None else weights
             if class_weight is not None and labels is not None:
-                counted = counted * class_weight[labels]
-            total += float(counted.sum())
+                weights = class_weight[labels] * (1.0 if weights is None else weights)
+            total += stop - start if weights is None else float(weights.sum(dtype=np.float64))
         return total
 
     def reserve(self, size):
         """Allocate what `numbers` fills in for up to `size` rows."""
+        if size <= self._reserved:
+            return
+        self._reserved = size
         self._labels, self._weights = np.empty(size, np.intp), np.empty(size)
         self._counts, self._mask = np.empty(size, np.bool_), np.empty(size, np.bool_)
 
@@ -154,8 +164,7 @@ class RowInputs:
             np.copyto(weights, self.weights.take(start, stop), casting="unsafe")
         if self.labels:
             labels, counts = self._labels[rows], self._counts[rows]
-            self.labels.copy(start, stop, labels, counts, self._mask[rows])
-            if not counts.all():
+            if not self.labels.copy(start, stop, labels, counts, self._mask[rows]):
                 weights = np.multiply(counts, 1.0 if weights is None else weights, out=self._weights[rows])
         return labels, weights
 

@@ -243,10 +243,10 @@ class _Compared:
         similarity = SIMILARITIES[formula.similarity_name]
         self.similarity = similarity(call.columns, call.bias, sums, rows.real, rows.count, len(made))
         self.size = self.similarity.size
-        columns = len(call.columns)
-        self.room = {name: np.empty((self.size, columns), rows.real) for name in made}
-        self.indices = np.arange(max(self.size, columns), dtype=np.intp)
-        self.numbers = np.arange(columns, dtype=rows.real)
+        self.room = {name: np.empty((self.size, len(call.columns)), rows.real) for name in made}
+        if formula.structure:
+            self.indices = np.arange(self.size)
+            self.numbers = np.arange(len(call.columns), dtype=rows.real)
 
     def run(self, block, value_out, with_gradient):
         """The value, and the gradient of the block's rows, which may be written over."""
