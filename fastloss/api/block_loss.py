@@ -2,19 +2,15 @@
 
 from collections.abc import Callable
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from .. import interop
 from .. import interop
 from .._kernels.cpu.pairs import PairPlan
 from ..formula import PROBABILITIES, PairFormula
 from .loss import MOST_PLANS, Loss, load_cuda
 from .row_loss import RowLoss, are_probabilities
-
-if TYPE_CHECKING:
-    pass
 
 
 class BlockLoss(Loss):
