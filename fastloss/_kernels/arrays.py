@@ -18,9 +18,18 @@ def is_floating(dtype):
 
 
 def is_masked(value):
-    """Whether it is a masked array, without NumPy's importing the module of them, which takes some 6 ms."""
+    """Whether it is a masked array, or a list that holds one. Importing NumPy's module of them would take some 6 ms."""
     masked = sys.modules.get("numpy.ma")
-    return masked is not None and isinstance(value, masked.MaskedArray)
+    return masked is not None and _holds(value, masked.MaskedArray)
+
+
+def _holds(value, kind):
+    if isinstance(value, list | tuple):
+        kinds = set(map(type, value))
+        if any(issubclass(each, kind) for each in kinds):
+            return True
+        return any(issubclass(each, list | tuple) for each in kinds) and any(_holds(each, kind) for each in value)
+    return isinstance(value, kind)
 
 
 def as_array(who, name, value):
@@ -47,10 +56,8 @@ def check_floating(who, name, array):
         )
 
 
-def check_same(who, name, array, first_name, first):
-    """Inputs with gradients are of one shape and dtype."""
-    if array.shape != first.shape:
-        raise ValueError(f"{who}: {name} must have {first_name}'s shape {first.shape} to receive a gradient, got {array.shape}")
+def check_same_dtype(who, name, array, first_name, first):
+    """Inputs with gradients are of one dtype."""
     if array.dtype != first.dtype:
         raise TypeError(f"{who}: {name} must have {first_name}'s dtype {first.dtype}, got {array.dtype}")
 
@@ -140,8 +147,8 @@ class Domain:
 
 def _closed(interval, dtype):
     """The interval's ends; an open one is the next number of the precision that is compared."""
-    low, high = dtype(interval.low), dtype(interval.high)
-    with np.errstate(under="ignore"):
+    with np.errstate(all="ignore"):
+        low, high = dtype(interval.low), dtype(interval.high)
         low = np.nextafter(low, dtype(np.inf)) if interval.open_low else low
         high = np.nextafter(high, dtype(-np.inf)) if interval.open_high else high
     return float(low), float(high)
@@ -211,13 +218,14 @@ def class_weights(who, name, array, length, dtype):
     if array.shape != (length,):
         raise ValueError(f"{who}: {name} must have one number for each of the {length} classes, got shape {array.shape}")
     low, high = WEIGHTS.ends64 if dtype == np.float64 else WEIGHTS.ends32
-    inside = (array >= low) & (array <= high)
+    with np.errstate(all="ignore"):  # a weight may be below the precision's normal numbers
+        weights = np.array(array, dtype, order="C")
+        inside = (array >= low) & (array <= high)
     if not inside.all():
         wrong = float(array[~inside][0])
         within = f" in {np.dtype(dtype)}" if wrong > high and np.isfinite(wrong) else ""
         raise ValueError(f"{who}: {name} must be {WEIGHTS}{within}, got {wrong:g}")
-    with np.errstate(under="ignore"):
-        return np.ascontiguousarray(array, dtype)
+    return weights
 
 
 def label_error(who, name, length, array, shape, index):

@@ -45,17 +45,19 @@ class Loss:
     normalizer : float or "samples", optional
         What the mean divides by instead: a number, or the number of elements whatever their weights.
     value_out, grad_out, hess_out : numpy.ndarray, optional
-        Where results are written, of the first input's shape and dtype (a tuple of arrays where several inputs have gradients).
-        An output may be an input. `value_out` is 0-d unless ``reduction="none"``.
+        Where results are written, of the first input's dtype and the shape of what they are of (a tuple of arrays where several
+        inputs have gradients). An output may be an input; outputs may be interleaved in memory, but share no element.
+        `value_out` is 0-d unless ``reduction="none"``.
     check : bool
         Look for data outside the formula's domain before anything is written; False skips that pass over the data.
 
     Arrays of PyTorch (on the processor), JAX, pandas and Polars may be given too, and results are of the first input's kind. What
     autograd knows of a tensor stays behind; a tensor may be an output.
 
-    Gradients are those of the reduced value, of each own element under ``reduction="none"``. Results have the first input's
-    dtype; float16 and bfloat16 are computed in float32 and rounded once. Sums are accumulated in double (float32 losses by sixteen,
-    in float32, before), in an order that does not depend on the number of threads.
+    Gradients are those of the reduced value, of each own element under ``reduction="none"``. The gradient with respect to an input
+    that is broadcast, and the diagonal of the Hessian, have that input's shape: sums over what it was broadcast to. Results have
+    the first input's dtype; float16 and bfloat16 are computed in float32 and rounded once. Sums are accumulated in double (float32
+    losses by sixteen, in float32, before), in an order that does not depend on the number of threads.
     """
     __doc__ = _Documentation()
 
@@ -112,7 +114,7 @@ class Loss:
     ):
         """The loss and its gradient, in one pass."""
         plan, inputs = self._plan(inputs, parameters)
-        return plan.evaluate(VALUE | GRAD, inputs, sample_weight, reduction, normalizer, value_out, grad_out, None, check)[:2]
+        return plan.evaluate(VALUE | GRAD, inputs, sample_weight, reduction, normalizer, value_out, grad_out, None, check)
 
     def value_grad_hess(
         self,
@@ -153,12 +155,12 @@ class Loss:
     ):
         """The gradient and the diagonal of the Hessian, in one pass."""
         plan, inputs = self._plan(inputs, parameters)
-        return plan.evaluate(GRAD | HESS, inputs, sample_weight, reduction, normalizer, None, grad_out, hess_out, check)[1:]
+        return plan.evaluate(GRAD | HESS, inputs, sample_weight, reduction, normalizer, None, grad_out, hess_out, check)
 
     def grad(self, *inputs, sample_weight=None, reduction="mean", normalizer=None, grad_out=None, check=True, **parameters):
         """The gradient."""
         plan, inputs = self._plan(inputs, parameters)
-        return plan.evaluate(GRAD, inputs, sample_weight, reduction, normalizer, None, grad_out, None, check)[1]
+        return plan.evaluate(GRAD, inputs, sample_weight, reduction, normalizer, None, grad_out, None, check)[0]
 
     def _plan(self, inputs, parameters):
         """The bound kernels for these hyperparameters, and the inputs in order."""
@@ -188,18 +190,18 @@ class Loss:
         """
         if what not in _CALLS:
             raise ValueError(f"{self.__name__}: what is prepared must be among {', '.join(_CALLS)}, got {what!r}")
-        want, part = _CALLS[what]
+        want = _CALLS[what]
         settings = {"sample_weight": None, "reduction": "mean", "normalizer": None, "check": True}
-        settings |= dict.fromkeys(("value_out", "grad_out", "hess_out")) | options
+        settings |= dict.fromkeys(_OUTPUTS) | options
         settings, parameters = {n: settings.pop(n) for n in _SETTINGS}, settings
         plan, inputs = self._plan(inputs, parameters)
         if hasattr(plan, "prepare"):
-            run = plan.prepare(want, inputs, *settings.values())
-            return lambda: run()[part]
+            run, asked = plan.prepare(want, inputs, *settings.values()), [k for k in range(3) if want >> k & 1]
+            return lambda: _alone(tuple([results[k] for results in [run()] for k in asked]))
         results = plan.evaluate(want, inputs, *settings.values())
-        outputs = dict(zip(("value_out", "grad_out", "hess_out"), results, strict=True))
-        settings |= {n: out for n, out in outputs.items() if not isinstance(out, float)}
-        return lambda: plan.evaluate(want, inputs, *settings.values())[part]
+        outputs = dict(zip([name for k, name in enumerate(_OUTPUTS) if want >> k & 1], results, strict=True))
+        settings |= {name: out for name, out in outputs.items() if not isinstance(out, float)}
+        return lambda: _alone(plan.evaluate(want, inputs, *settings.values()))
 
     def _bind(self, parameters):
         formula, values = self.formula, self._values(parameters)
@@ -262,14 +264,16 @@ def check_device() -> None:
     load_cuda("check_device").async_errors.check()
 
 
-# What the calls want of the engine, and which of its results they return.
-_CALLS: dict[str, tuple[int, Any]] = {
-    "value": (VALUE, 0),
-    "value_and_grad": (VALUE | GRAD, slice(2)),
-    "value_grad_hess": (VALUE | GRAD | HESS, slice(3)),
-    "grad_and_hess": (GRAD | HESS, slice(1, 3)),
-    "grad": (GRAD, 1),
+# What the calls want of the engine.
+_CALLS = {
+    "value": VALUE,
+    "value_and_grad": VALUE | GRAD,
+    "value_grad_hess": VALUE | GRAD | HESS,
+    "grad_and_hess": GRAD | HESS,
+    "grad": GRAD,
 }
+# Where results go, in the order of the bits.
+_OUTPUTS = ("value_out", "grad_out", "hess_out")
 # The settings of a call, in the engine's order.
 _SETTINGS = ("sample_weight", "reduction", "normalizer", "value_out", "grad_out", "hess_out", "check")
 
@@ -279,6 +283,11 @@ def bound(who, loss, parameters):
     if not isinstance(loss, Loss) or type(loss.formula) is not Formula:
         raise TypeError(f"{who}: loss must be a loss of single elements, got {loss!r}")
     return loss._bind(parameters)
+
+
+def _alone(results):
+    """One result without the tuple."""
+    return results[0] if len(results) == 1 else results
 
 
 def _checked(domain):

@@ -1,6 +1,6 @@
 """The public object of a row loss."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,8 +23,9 @@ class RowLoss(Loss):
     documentation = """A loss of whole rows: value, gradient and diagonal Hessian of one formula, in one pass.
 
     As `Loss`, and the inputs are rows along `axis` with any number of dimensions besides. The losses, weights and labels have
-    the shape that is left without it. Rows of fewer than 64 elements, and rows that lie side by side in memory, are summed in
-    another order than long rows that lie one after the other: between those the last bits may differ.
+    the shape that is left without it; a label is never repeated along a dimension of length 1.
+    Rows of fewer than 64 elements, and rows that lie side by side in memory, are summed in another order than long rows that lie
+    one after the other: between those the last bits may differ.
 
     Parameters
     ----------
@@ -48,7 +49,7 @@ class RowLoss(Loss):
     def evaluate(
         self,
         *inputs: Any,
-        outputs: Collection[str],
+        outputs: Iterable[str],
         sample_weight: Any = None,
         reduction: str = "mean",
         normalizer: Any = None,
@@ -64,13 +65,16 @@ class RowLoss(Loss):
         where there are labels ``"correct"``, how many rows that count (of weight above 0, not of `ignore_index`) have the label's
         element as that; and of `cross_entropy` ``"logsumexp"`` of the logits as the loss sees them, 0 for rows that do not count.
         """
+        if isinstance(outputs, str):
+            raise TypeError(f"{self.__name__}: outputs must be a collection of names, got {outputs!r}")
+        outputs = tuple(outputs)
         plan, inputs = self._plan(inputs, parameters)
         want = sum(bit for name, bit in WANTED.items() if name in outputs)
         others = tuple(name for name in outputs if name not in WANTED)
         # Programs that compute the Hessian store the gradient.
-        needed = want | GRAD if want & HESS else want or VALUE
+        want = want | GRAD if want & HESS else want or VALUE
         results = plan.evaluate(
-            needed,
+            want,
             inputs,
             sample_weight,
             reduction,
@@ -81,7 +85,8 @@ class RowLoss(Loss):
             check,
             others,
         )
-        found = dict(zip(WANTED, results, strict=False)) | (results[3] if others else {})
+        found = dict(zip([name for name, bit in WANTED.items() if want & bit], results, strict=False))
+        found |= results[-1] if others else {}
         return {name: found[name] for name in outputs}
 
     def hvp(
@@ -99,7 +104,7 @@ class RowLoss(Loss):
         if not self.formula.curvature:
             raise TypeError(f"{self.__name__}: has no Hessian-vector product")
         plan, inputs = self._plan(inputs, parameters, along=True)
-        return plan.evaluate(HVP, (*inputs, vector), sample_weight, reduction, normalizer, None, out, None, check)[1]
+        return plan.evaluate(HVP, (*inputs, vector), sample_weight, reduction, normalizer, None, out, None, check)[0]
 
     def _plan(self, inputs, parameters, along=False):
         """The bound programs for these hyperparameters and options, and the inputs that are there, in order."""
@@ -200,10 +205,13 @@ def are_probabilities(who, name, target, logits):
     """Whether the target holds a number for each logit: as many dimensions, and floating."""
     if interop.on_device(target):
         take = load_cuda(who).memory.take
-        taken, dims = take(who, name, target), len(take(who, "", logits).shape) if interop.on_device(logits) else np.ndim(logits)
+        taken, dims = (
+            take(who, name, target),
+            len(take(who, "", logits).shape) if interop.on_device(logits) else np.ndim(logits),
+        )
         return taken.code[0] in "fb" and len(taken.shape) == dims
     if type(target) is not np.ndarray:
-        target = interop.as_numpy(who, name, target)
+        target = arrays.as_array(who, name, target)
     if target.dtype.kind in "iub":
         return False
     return arrays.is_floating(target.dtype) and target.ndim > 0 and target.ndim == np.ndim(logits)

@@ -53,8 +53,10 @@ def evaluate(plan, want, inputs, sample_weight, reduction, normalizer, value_out
     )
     arrays = [_output(who, name, out) for name, out in outputs.items()]
     results = plan.evaluate(want, inputs, sample_weight, reduction, normalizer, *arrays, check, *others)
-    given = [_given(result, out, first) for result, out in zip(results, outputs.values(), strict=False)]
-    return (*given, *(in_kind(result, first) for result in results[3:]))
+    # A Hessian-vector product goes where a gradient does.
+    wanted = [out for out, bits in ((value_out, 1), (grad_out, 2 | 8), (hess_out, 4)) if want & bits]
+    given = [_given(result, out, first) for result, out in zip(results, wanted, strict=False)]
+    return (*given, *(in_kind(result, first) for result in results[len(wanted) :]))
 
 
 def _output(who, name, out):

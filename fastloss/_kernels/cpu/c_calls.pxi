@@ -90,20 +90,23 @@ cdef int c_scan(Operand* a, const Tilework* work, Py_ssize_t count, double low, 
     cdef Scan job
     cdef Py_ssize_t k, chunks = (count + CHUNK - 1) // CHUNK
     cdef int inside = 1
-    job.sums_by_chunk = <double*>malloc((chunks + 1) * (sizeof(double) + sizeof(Py_ssize_t)))
-    if job.sums_by_chunk == NULL:
+    cdef int threads = c_threads(count * UNIT_NS * 10)
+    cdef size_t shared = whole_lines(chunks * (sizeof(double) + sizeof(Py_ssize_t)))
+    cdef char* memory = <char*>PyMem_RawMalloc(shared + threads * whole_lines(TILE_BYTES) + 64)
+    if memory == NULL:
         return FASTLOSS_NO_MEMORY
+    job.sums_by_chunk = <double*>aligned(memory)
     job.found_by_chunk = <Py_ssize_t*>(job.sums_by_chunk + chunks)
     job.array, job.work, job.count = a, work, count
     job.low, job.high = low, high
     job.nan_is_outside = job.sums = is_weight
-    fastloss_run(scan_chunk, NULL, &job, chunks, c_threads(count * UNIT_NS * 10))
+    fastloss_run(scan_chunk, NULL, &job, chunks, threads, aligned(memory) + shared, whole_lines(TILE_BYTES))
     for k in range(chunks):
         if job.found_by_chunk[k] >= 0:
             inside = 0
     if is_weight and inside:
         total[0] = tree_sum(job.sums_by_chunk, chunks)
-    free(job.sums_by_chunk)
+    PyMem_RawFree(memory)
     return inside
 
 
@@ -135,8 +138,10 @@ cdef int c_evaluate(const fastloss_bound* bound, Py_ssize_t count, const void** 
     cdef Job job
     cdef double denominator
     cdef double total
-    cdef int j, k, found
+    cdef int j, k, found, threads
     cdef Py_ssize_t chunks = (count + CHUNK - 1) // CHUNK
+    cdef size_t room, shared
+    cdef char* memory
     job.kernel, job.uniforms = <kernel_function>bound.tile, bound.uniforms
     job.work = &WORK[F64 if bound.itemsize == 8 else F32]
     job.count, job.inputs, job.outputs = count, bound.inputs, bound.outputs
@@ -159,16 +164,19 @@ cdef int c_evaluate(const fastloss_bound* bound, Py_ssize_t count, const void** 
     if reduction == FASTLOSS_MEAN:
         job.factor = 1.0 / denominator if denominator > 0 else 0.0
     job.stream = count * job.work.itemsize > STREAM_BYTES
-    job.sums_by_chunk = <double*>malloc((chunks + 1) * sizeof(double))
-    if job.sums_by_chunk == NULL:
+    room, shared = whole_lines(loss_room(&job)), whole_lines(chunks * sizeof(double))
+    threads = c_threads(element_time(bound.cost, count, F64 if bound.itemsize == 8 else F32))
+    memory = <char*>PyMem_RawMalloc(shared + threads * room + 64)
+    if memory == NULL:
         return FASTLOSS_NO_MEMORY
-    fastloss_run(loss_chunk, NULL, &job, chunks, c_threads(count * UNIT_NS * (8 + bound.cost) * (2 if bound.itemsize == 8 else 1)))
+    job.sums_by_chunk = <double*>aligned(memory)
+    fastloss_run(loss_chunk, NULL, &job, chunks, threads, aligned(memory) + shared, room)
     if job.sums:
         total = tree_sum(job.sums_by_chunk, chunks)
         if reduction == FASTLOSS_MEAN:
             total = total / denominator if denominator > 0 else NAN
         value[0] = total
-    free(job.sums_by_chunk)
+    PyMem_RawFree(memory)
     return FASTLOSS_DONE
 
 

@@ -1,7 +1,5 @@
 # The walk over tiles: load, formula, weight and scale, store, sum. Written once, for every loss and every update rule.
 
-from libc.stdint cimport uint32_t, uintptr_t
-
 cdef extern from "stream.h" nogil:
     ctypedef struct Stream:
         pass
@@ -160,17 +158,21 @@ cdef inline char* advance(const Operand* a, char* data, Py_ssize_t* index, Py_ss
     return data
 
 
-cdef inline char* aligned(char* scratch) noexcept nogil:
-    return scratch + (64 - <uintptr_t>scratch % 64) % 64
+cdef inline Py_ssize_t tile_spacing(const Tilework* work) noexcept nogil:
+    """From tile to tile: staggered, as buffers a page apart would get in each other's way in the L1 cache."""
+    return TILE * work.itemsize + 192
 
 
-cdef void loss_chunk(void* context, Py_ssize_t chunk) noexcept nogil:
+cdef size_t loss_room(const Job* job) noexcept nogil:
+    """The memory that a thread needs for `loss_chunk`."""
+    return (job.inputs + job.outputs + 1) * tile_spacing(job.work)
+
+
+cdef void loss_chunk(void* context, Py_ssize_t chunk, char* scratch) noexcept nogil:
     """One chunk of a loss: every tile is loaded, computed, weighted, scaled, stored and summed while it is in the L1 cache."""
     cdef const Job* job = <const Job*>context
     cdef const Tilework* work = job.work
-    cdef char[(MAX_ARRAYS + 1) * TILE_BYTES + 64] memory
-    cdef char* scratch = aligned(memory)
-    cdef Py_ssize_t spacing = TILE * work.itemsize + 192
+    cdef Py_ssize_t spacing = tile_spacing(work)
     cdef void* tiles[MAX_ARRAYS]
     cdef const Operand* a
     cdef char* target
@@ -199,7 +201,7 @@ cdef void loss_chunk(void* context, Py_ssize_t chunk) noexcept nogil:
                 gather(a, start, n, <char*>tiles[k], work.itemsize)
         job.kernel(n, tiles, job.uniforms)
         if weighted:
-            weights = scratch + MAX_ARRAYS * spacing
+            weights = scratch + (job.inputs + job.outputs) * spacing
             if job.weights.direct:
                 weights = job.weights.data + start * work.itemsize
             else:
@@ -241,11 +243,9 @@ cdef struct Scan:
     Py_ssize_t* found_by_chunk
 
 
-cdef void scan_chunk(void* context, Py_ssize_t chunk) noexcept nogil:
+cdef void scan_chunk(void* context, Py_ssize_t chunk, char* tile) noexcept nogil:
     cdef const Scan* scan = <const Scan*>context
     cdef const Tilework* work = scan.work
-    cdef char[TILE_BYTES + 64] memory
-    cdef char* tile = aligned(memory)
     cdef const char* source
     cdef Py_ssize_t start = chunk * CHUNK
     cdef Py_ssize_t stop = min(start + CHUNK, scan.count)

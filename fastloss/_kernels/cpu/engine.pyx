@@ -2,18 +2,18 @@
 """The CPU engine: from NumPy arrays to tiles and back, for losses (`Plan`, `RowPlan`) and update rules (`Sweep`)."""
 
 from cpython.buffer cimport PyBUF_FORMAT, PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
-from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
+from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_RawFree, PyMem_RawMalloc, PyMem_Realloc
 from libc.float cimport DBL_MAX, DBL_MIN, FLT_MAX, FLT_MIN
 from libc.math cimport INFINITY, NAN, isfinite, sqrt
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport free, malloc
+from cpython.object cimport PyObject
+from libc.stdint cimport INT64_MAX, INT64_MIN, int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
 from libc.string cimport memcpy, memset
 
 import warnings
 
 import numpy as np
 
-from .. import arrays
+from .. import arrays, request as requests
 from ... import interop
 from . import levels, norms
 
@@ -21,9 +21,9 @@ cdef extern from "cpu.h":
     int fastloss_cpu_level()
 
 cdef extern from "pool.h" nogil:
-    ctypedef void (*fastloss_work)(void* context, Py_ssize_t chunk) noexcept nogil
+    ctypedef void (*fastloss_work)(void* context, Py_ssize_t chunk, char* scratch) noexcept nogil
     ctypedef int (*fastloss_poll)(void* context) noexcept nogil
-    int fastloss_run(fastloss_work work, fastloss_poll poll, void* context, Py_ssize_t chunks, int threads)
+    int fastloss_run(fastloss_work work, fastloss_poll poll, void* context, Py_ssize_t chunks, int threads, char* scratch, size_t room)
     int fastloss_get_num_threads()
     void fastloss_set_num_threads(int count)
     void fastloss_limit_threads(int limit, int by)
@@ -37,10 +37,10 @@ cdef enum:
     DTYPES
 
 cdef enum:
+    # Buffers of a call: each input's, the weights', and of a result its own, one that it is computed into, and one for sums.
+    MAX_VIEWS = 42
     # Numbers of a formula that are the same for all elements, and the hyperparameters they come from.
     MAX_UNIFORMS = 32
-    # Chunks whose sums fit on the stack.
-    FEW = 64
     # What an update, a look at its gradient, and what it sums beforehand cost in additions, for the choice of threads.
     UPDATE_COST = 60
     MEASURE_COST = 12
@@ -54,12 +54,11 @@ cdef enum:
     HESS = 4
     HVP = 8
 
+include "scratch.pxi"
 include "driver.pxi"
 
 cdef object ndarray = np.ndarray
 cdef object empty = np.empty
-# Below this much work, waking a second thread costs more than it saves.
-cdef double SERIAL_NS = 50e3
 # A sum of squares below this may have lost some.
 cdef double LEAST_SQUARE = 1e-250
 # Results larger than this do not stay in the caches anyway.
@@ -139,7 +138,17 @@ cdef void bind_labels() except *:
     for code, name in enumerate(DTYPE_NAMES):
         if code > BF16:
             LABELS.load[code] = <load_function>address(f"load_{name}_label")
+    LABELS.load[U64] = <load_function>load_u64_label
     count_labels = <count_labels_function>address("count_labels")
+
+
+cdef void load_u64_label(const uint64_t* source, Py_ssize_t stride, int64_t* labels, Py_ssize_t count) noexcept nogil:
+    """Labels beyond int64 become its least number, which is no label and no `ignore_index`."""
+    cdef Py_ssize_t i
+    cdef uint64_t label
+    for i in range(count):
+        label = (<const uint64_t*>(<const char*>source + i * stride))[0]
+        labels[i] = <int64_t>label if label <= <uint64_t>INT64_MAX else INT64_MIN
 
 
 bind_tilework(F32, "f32")
@@ -163,17 +172,17 @@ cdef int code_of(const Py_buffer* view) noexcept:
     if letter == b"?":
         return U8
     if letter in (b"b", b"h", b"i", b"l", b"q"):
-        return {1: I8, 2: I16, 4: I32, 8: I64}[view.itemsize]
+        return I8 if view.itemsize == 1 else I16 if view.itemsize == 2 else I32 if view.itemsize == 4 else I64
     if letter in (b"B", b"H", b"I", b"L", b"Q"):
-        return {1: U8, 2: U16, 4: U32, 8: U64}[view.itemsize]
+        return U8 if view.itemsize == 1 else U16 if view.itemsize == 2 else U32 if view.itemsize == 4 else U64
     return -1
 
 
 cdef struct Held:
-    # The buffers of one call, to be released together: an array that needs a copy of itself takes two.
+    # The buffers of one call, to be released together.
     int count
-    Py_buffer[3 * MAX_ARRAYS] views
-    int[3 * MAX_ARRAYS] codes
+    Py_buffer[MAX_VIEWS] views
+    int[MAX_VIEWS] codes
 
 
 cdef void release(Held* held) noexcept:
@@ -208,9 +217,18 @@ cdef object take_buffer(Py_buffer* view, int* code, str who, str name, object ar
 
 cdef object hold(Held* held, str who, str name, object array):
     """`take_buffer`, released with the call's other buffers."""
+    if held.count == MAX_VIEWS:
+        raise ValueError(f"{who}: arrays must be fewer, got {name} beside {MAX_VIEWS}")
     array = take_buffer(&held.views[held.count], &held.codes[held.count], who, name, array)
     held.count += 1
     return array
+
+
+cdef object hold_again(Held* held, str who, str name, object array):
+    """Hold an array in the place of the one held last."""
+    held.count -= 1
+    PyBuffer_Release(&held.views[held.count])
+    return hold(held, who, name, array)
 
 
 cdef bint lay_out(Operand* a, const Py_buffer* view, int code, const Tilework* work, int dims, const Py_ssize_t* shape) noexcept:
@@ -260,21 +278,6 @@ cdef bint broadcasts(const Py_buffer* view, int dims, const Py_ssize_t* shape) n
         if view.shape[d] != 1 and view.shape[d] != shape[dims - view.ndim + d]:
             return False
     return True
-
-
-cdef object operand(Operand* a, Held* held, str who, str name, object array, const Tilework* work, str first_name, object first):
-    """Hold an input and lay it out over `first`'s shape; returns the array held."""
-    cdef const Py_buffer* over = &held.views[0]
-    array = hold(held, who, name, array)
-    cdef int last = held.count - 1
-    if not lay_out(a, &held.views[last], held.codes[last], work, over.ndim, over.shape):
-        if not broadcasts(&held.views[last], over.ndim, over.shape):
-            raise arrays.shape_error(who, name, array.shape, first_name, first.shape)
-        # More separate dimensions than an operand has room for.
-        array = hold(held, who, name, np.ascontiguousarray(np.broadcast_to(array, first.shape)))
-        last = held.count - 1
-        lay_out(a, &held.views[last], held.codes[last], work, over.ndim, over.shape)
-    return array
 
 
 cdef void extent(const Py_buffer* view, uintptr_t* low, uintptr_t* high) noexcept:
@@ -343,322 +346,32 @@ cdef bint overlaps_itself(const Py_buffer* view) noexcept:
     return False
 
 
-# --- losses ---------------------------------------------------------------------------------------------------------------
-
-cdef class Plan:
-    """One variant of a loss, bound to its kernels and to the values of its hyperparameters."""
-
-    cdef readonly str who
-    cdef readonly str variant
-    cdef readonly tuple inputs
-    cdef readonly tuple domains
-    cdef int differentiable
-    cdef object gradient_of
-    cdef kernel_function[8][2] kernels
-    cdef int[8] costs
-    cdef double[MAX_UNIFORMS] uniforms
-    cdef object library
-
-    def __init__(self, who, variant, inputs, domains, gradient_of, vector, library=None):
-        cdef double[MAX_UNIFORMS] parameters
-        self.library = _tiles if library is None else library
-        self.who, self.variant, self.inputs, self.domains = who, variant, inputs, domains
-        self.differentiable = len(gradient_of)
-        memset(self.uniforms, 0, sizeof(self.uniforms))
-        self.gradient_of = tuple(inputs.index(name) for name in gradient_of)
-        for i, value in enumerate(vector):
-            parameters[i] = value
-        memset(self.kernels, 0, sizeof(self.kernels))
-        (<uniforms_function>address_in(self.library, variant + "_uniforms"))(parameters, self.uniforms)
-
-    def evaluate(self, int want, tuple inputs, object sample_weight, str reduction, object normalizer, object value_out, object grad_out, object hess_out, bint check):
-        """The requested values: what the public calls forward to. Returns (value, gradient, hessian), None where not asked for."""
-        cdef Held held
-        held.count = 0
-        if is_foreign(inputs, value_out, grad_out, hess_out):
-            return interop.evaluate(self, want, inputs, sample_weight, reduction, normalizer, value_out, grad_out, hess_out, check)
-        try:
-            return _evaluate(self, want, inputs, sample_weight, reduction, normalizer, value_out, grad_out, hess_out, check, &held)
-        finally:
-            release(&held)
-
-    cdef kernel_function kernel(self, int want, int precision) except NULL:
-        if self.kernels[want][precision] == NULL:
-            letters = "v" * (want & VALUE > 0) + "g" * (want & GRAD > 0) + "h" * (want & HESS > 0)
-            name = f"{self.variant}_{letters}_{'f64' if precision else 'f32'}"
-            self.costs[want] = self.library.cost(name)
-            if precision == F32:
-                self.check_single()
-            self.kernels[want][precision] = <kernel_function>address_in(self.library, name)
-        return self.kernels[want][precision]
-
-    cdef int check_single(self) except -1:
-        """Refuse hyperparameters that float32 cannot hold: the kernel would compute with 0 or infinity instead."""
-        cdef int k
-        cdef double held
-        for k in range(MAX_UNIFORMS):
-            held = <float>self.uniforms[k]
-            if (held == 0) != (self.uniforms[k] == 0) or (held - held != 0) != (self.uniforms[k] - self.uniforms[k] != 0):
-                raise ValueError(f"{self.who}: hyperparameters, and what the formula makes of them, must be within float32's range "
-                                 f"for a float32 input, got {self.uniforms[k]:g}")
-        return 0
-
-
-cdef inline bint is_plain(object out) noexcept:
-    return out is None or type(out) is ndarray
-
-
-cdef inline bint is_foreign(tuple inputs, object value_out, object grad_out, object hess_out) except -1:
-    """Whether the first input, or an output, is an array of another library."""
-    if is_plain(value_out) and is_plain(grad_out) and is_plain(hess_out) and len(inputs) and type(inputs[0]) is ndarray:
-        return False
-    return interop.is_foreign(inputs, value_out, grad_out, hess_out)
-
-
-cdef int ask_for_signals(void* context) noexcept nogil:
-    with gil:
-        return PyErr_CheckSignals()
-
-
-cdef int run(fastloss_work work, void* job, Py_ssize_t count, double nanoseconds) except -1:
-    """Run all chunks of `count` elements, on threads where that pays."""
-    return run_chunks(work, job, (count + CHUNK - 1) // CHUNK, nanoseconds)
-
-
-cdef int run_chunks(fastloss_work work, void* job, Py_ssize_t chunks, double nanoseconds) except -1:
-    cdef int threads = 1
-    cdef int stopped
-    if chunks == 1:
-        work(job, 0)
-    elif chunks:
-        if nanoseconds > SERIAL_NS:
-            threads = fastloss_get_num_threads()
-        with nogil:
-            stopped = fastloss_run(work, ask_for_signals, job, chunks, threads)
-        if stopped:
-            return -1
-    return 0
-
-
-cdef double scan(Operand* a, const Tilework* work, Py_ssize_t count, str who, str name, object domain, object array, object first) except? -1:
+cdef double scan(Operand* a, const Tilework* work, Py_ssize_t count, str who, str name, object domain, object array, tuple shape) except? -1:
     """Check every element of an input against its domain; returns their sum where that is asked for."""
     cdef Scan job
-    cdef double[FEW] few
-    cdef Py_ssize_t[FEW] few_found
-    cdef Py_ssize_t chunks = (count + CHUNK - 1) // CHUNK
-    cdef Py_ssize_t k
+    cdef Scratch scratch
+    cdef Py_ssize_t k, chunks = (count + CHUNK - 1) // CHUNK
     job.array = a
     job.work = work
     job.count = count
     job.low, job.high = domain.ends32 if work.itemsize == 4 else domain.ends64
     job.nan_is_outside = domain.nan_is_outside
     job.sums = domain.is_summed
-    job.sums_by_chunk = few
-    job.found_by_chunk = few_found
-    if chunks > FEW:
-        job.sums_by_chunk = <double*>allocate(chunks * (sizeof(double) + sizeof(Py_ssize_t)))
-        job.found_by_chunk = <Py_ssize_t*>(job.sums_by_chunk + chunks)
+    take_scratch(&scratch, chunks * (sizeof(double) + sizeof(Py_ssize_t)), TILE_BYTES, chunks, count * UNIT_NS * 10)
     try:
-        run(scan_chunk, &job, count, count * UNIT_NS * 10)
+        job.sums_by_chunk = <double*>scratch.shared
+        job.found_by_chunk = <Py_ssize_t*>(job.sums_by_chunk + chunks)
+        run_chunks(scan_chunk, &job, chunks, &scratch)
         for k in range(chunks):
             if job.found_by_chunk[k] >= 0:
-                raise arrays.domain_error(who, name, domain, array, first.shape, job.found_by_chunk[k])
-        return tree_sum(job.sums_by_chunk, chunks)
+                raise arrays.domain_error(who, name, domain, array, shape, job.found_by_chunk[k])
+        return tree_sum(job.sums_by_chunk, chunks) if job.sums else 0
     finally:
-        if chunks > FEW:
-            PyMem_Free(job.sums_by_chunk)
+        return_scratch(&scratch)
 
 
-cdef object _evaluate(Plan plan, int want, tuple inputs, object sample_weight, str reduction, object normalizer, object value_out, object grad_out, object hess_out, bint check, Held* held):
-    cdef Job job
-    cdef int k
-    cdef Py_ssize_t count = 1
-    cdef int count_inputs = len(plan.inputs)
-    cdef str who = plan.who
-    cdef double denominator = 1
-    cdef double weight_sum = 0
-    cdef list given = []
-    cdef list copies = []
-    if len(inputs) != count_inputs:
-        raise TypeError(f"{who}: takes {count_inputs} arrays ({', '.join(plan.inputs)}), got {len(inputs)}; hyperparameters go by name")
-    if reduction != "mean" and reduction != "sum" and reduction != "none":
-        raise ValueError(f"{who}: reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
-
-    # The first input decides the shape and the precision.
-    cdef object first = hold(held, who, plan.inputs[0], inputs[0])
-    if held.codes[0] > BF16:
-        arrays.check_floating(who, plan.inputs[0], first)
-    cdef int precision = F64 if held.codes[0] == F64 else F32
-    cdef const Tilework* work = &WORK[precision]
-    cdef Py_buffer* over = &held.views[0]
-    for k in range(over.ndim):
-        count *= over.shape[k]
-    given.append(first)
-    if not lay_out(&job.arrays[0], over, held.codes[0], work, over.ndim, over.shape):
-        hold(held, who, plan.inputs[0], np.ascontiguousarray(first))
-        lay_out(&job.arrays[0], &held.views[1], held.codes[1], work, over.ndim, over.shape)
-    for k in range(1, count_inputs):
-        given.append(operand(&job.arrays[k], held, who, plan.inputs[k], inputs[k], work, plan.inputs[0], first))
-    if plan.differentiable > 1:
-        for k in plan.gradient_of[1:]:
-            arrays.check_floating(who, plan.inputs[k], given[k])
-            if want & (GRAD | HESS):
-                arrays.check_same(who, plan.inputs[k], given[k], plan.inputs[0], first)
-    job.weights.data = NULL
-    if sample_weight is not None:
-        sample_weight = operand(&job.weights, held, who, "sample_weight", sample_weight, work, plan.inputs[0], first)
-    cdef int held_inputs = held.count
-
-    # The data's domains, then what the sum is divided by: both before anything is written.
-    if check:
-        for k in range(count_inputs):
-            if plan.domains[k] is not None:
-                scan(&job.arrays[k], work, count, who, plan.inputs[k], plan.domains[k], given[k], first)
-    if sample_weight is not None:
-        weight_sum = scan(&job.weights, work, count, who, "sample_weight", arrays.WEIGHTS, sample_weight, first)
-    if normalizer is not None and reduction != "mean":
-        raise ValueError(f"{who}: normalizer goes with reduction='mean', got reduction={reduction!r}")
-    if reduction == "mean":
-        if normalizer is None:
-            denominator = weight_sum if sample_weight is not None else count
-        else:
-            denominator = count if isinstance(normalizer, str) and normalizer == "samples" else arrays.check_normalizer(who, normalizer)
-        if denominator > 0:
-            if not (FLT_MIN if precision == F32 else DBL_MIN) <= 1.0 / denominator <= (FLT_MAX if precision == F32 else DBL_MAX):
-                raise arrays.divisor_error(who, denominator, normalizer, first)
-
-    # Outputs.
-    job.has_value = want & VALUE
-    job.sums = job.has_value and reduction != "none"
-    job.inputs = count_inputs
-    job.outputs = 0
-    value = None
-    gradients = hessians = None
-    if job.has_value:
-        value = output(&job, held, plan, "value_out", value_out, first, copies, held_inputs, not job.sums)
-    if job.sums and value_out is not None:
-        # Written at the end: no other output may lie over it.
-        arrays.check_output(who, "value_out", value_out, (), first.dtype)
-        hold(held, who, "value_out", np.asarray(value_out))
-    if want & GRAD:
-        gradients = outputs(&job, held, plan, "grad_out", grad_out, first, copies, held_inputs)
-    if want & HESS:
-        hessians = outputs(&job, held, plan, "hess_out", hess_out, first, copies, held_inputs)
-
-    # The pass.
-    job.kernel = plan.kernel(want, precision)
-    job.uniforms = plan.uniforms
-    job.work = work
-    job.count = count
-    job.factor = 1.0 / denominator if denominator > 0 else 0.0
-    if not reduction == "mean":
-        job.factor = 1.0
-    job.stream = count * work.itemsize > STREAM_BYTES
-    cdef double total = 0
-    cdef double[FEW] few
-    cdef Py_ssize_t chunks = (count + CHUNK - 1) // CHUNK
-    job.sums_by_chunk = few
-    if chunks > FEW:
-        job.sums_by_chunk = <double*>allocate(chunks * sizeof(double))
-    try:
-        run(loss_chunk, &job, count, count * UNIT_NS * (8 + plan.costs[want]) * (2 if precision == F64 else 1))
-        if job.sums:
-            total = tree_sum(job.sums_by_chunk, chunks)
-    finally:
-        if chunks > FEW:
-            PyMem_Free(job.sums_by_chunk)
-    for target, source in copies:
-        target[...] = source
-    if job.sums:
-        if reduction == "mean":
-            if denominator > 0:
-                total /= denominator
-            else:
-                total = float("nan")
-                warnings.warn(f"{who}: the mean of nothing is nan (no elements, or all weights are zero)", RuntimeWarning, stacklevel=2)
-        value = total
-        if value_out is not None:
-            with np.errstate(over="ignore"):  # infinity in a narrow dtype, as in its arrays
-                value_out[...] = total
-            value = value_out
-    return value, gradients, hessians
-
-
-cdef object output(Job* job, Held* held, Plan plan, str name, object out, object first, list copies, int held_inputs, bint stored=True):
-    """Add an output to the job: the given array, or a new one, or none at all for a value that is only summed."""
-    cdef Operand* a = &job.arrays[job.inputs + job.outputs]
-    cdef const Tilework* work = &WORK[F64 if held.codes[0] == F64 else F32]
-    cdef const Py_buffer* over = &held.views[0]
-    cdef const Py_buffer* view
-    cdef int j, k
-    cdef bint buffered = False
-    job.outputs += 1
-    if not stored:
-        a.data = NULL
-        a.direct = False
-        return None
-    if out is None:
-        out = empty(first.shape, first.dtype)
-        hold(held, plan.who, name, out)
-        lay_out(a, &held.views[held.count - 1], held.codes[0], work, over.ndim, over.shape)
-        if over.ndim <= MAX_DIMS:
-            return out
-    else:
-        hold_output(held, plan.who, name, out, first)
-    view = &held.views[held.count - 1]
-    if overlaps_itself(view):
-        raise arrays.overlap_error(plan.who, name, "itself")
-    for j in range(held_inputs):
-        if overlap(view, &held.views[j]):
-            if same_elements(view, &held.views[j]) and held.codes[j] == held.codes[0]:
-                # Each element is read before it is written, given a tile of its own.
-                for k in range(job.inputs):
-                    if job.arrays[k].data == view.buf:
-                        job.arrays[k].direct = False
-                if job.weights.data == view.buf:
-                    job.weights.direct = False
-            else:
-                buffered = True
-    for j in range(held_inputs, held.count - 1):
-        if overlap(view, &held.views[j]):
-            raise arrays.overlap_error(plan.who, name, "another output")
-    if buffered or not lay_out(a, view, held.codes[0], work, over.ndim, over.shape):
-        buffer = empty(first.shape, first.dtype)
-        copies.append((out, buffer))
-        hold(held, plan.who, name, buffer.reshape(-1))
-        flat(a, &held.views[held.count - 1], held.codes[0], work)
-    return out
-
-
-cdef int hold_output(Held* held, str who, str name, object out, object first) except -1:
-    """Hold an array that takes results for `first`."""
-    cdef const Py_buffer* view
-    if type(out) is ndarray and hold(held, who, name, out) is out:
-        view = &held.views[held.count - 1]
-        if not view.readonly and held.codes[held.count - 1] == held.codes[0] and same_shape(view, &held.views[0]):
-            return 0
-    arrays.check_output(who, name, out, first.shape, first.dtype)
-    hold(held, who, name, np.asarray(out))  # a subclass
-    return 0
-
-
-cdef void flat(Operand* a, const Py_buffer* view, int code, const Tilework* work) noexcept:
-    """Lay out a contiguous one-dimensional buffer."""
-    lay_out(a, view, code, work, 1, view.shape)
-
-
-cdef object outputs(Job* job, Held* held, Plan plan, str name, object out, object first, list copies, int held_inputs):
-    """One output for each differentiable input; a tuple of them where there are several."""
-    cdef int k
-    if plan.differentiable == 1:
-        return output(job, held, plan, name, out, first, copies, held_inputs)
-    if out is None:
-        out = (None,) * plan.differentiable
-    elif not isinstance(out, tuple | list) or len(out) != plan.differentiable:
-        raise TypeError(f"{plan.who}: {name} must be {plan.differentiable} arrays, one for each of {', '.join(plan.inputs[k] for k in plan.gradient_of)}")
-    return tuple(output(job, held, plan, f"{name}[{k}]", out[k], first, copies, held_inputs) for k in range(plan.differentiable))
-
-
+include "request.pxi"
+include "pointwise.pxi"
 include "sweep.pxi"
 include "rows.pxi"
 include "row_calls.pxi"

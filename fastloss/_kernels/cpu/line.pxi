@@ -16,16 +16,14 @@ cdef struct Line:
     Py_ssize_t* found_by_chunk
 
 
-cdef void line_chunk(void* context, Py_ssize_t chunk) noexcept nogil:
+cdef void line_chunk(void* context, Py_ssize_t chunk, char* scratch) noexcept nogil:
     cdef const Line* line = <const Line*>context
     cdef const Job* job = &line.job
     cdef const Tilework* work = job.work
-    cdef char[(MAX_ARRAYS + 2) * TILE_BYTES + 64] memory
-    cdef char* scratch = aligned(memory)
-    cdef Py_ssize_t spacing = TILE * work.itemsize + 192
+    cdef Py_ssize_t spacing = tile_spacing(work)
     cdef void* tiles[MAX_ARRAYS]
-    cdef char* direction = scratch + MAX_ARRAYS * spacing
-    cdef char* weights = scratch + (MAX_ARRAYS + 1) * spacing
+    cdef char* direction = scratch + (job.inputs + job.outputs) * spacing
+    cdef char* weights = scratch + (job.inputs + job.outputs + 1) * spacing
     cdef Py_ssize_t start = chunk * CHUNK
     cdef Py_ssize_t stop = min(start + CHUNK, job.count)
     cdef Py_ssize_t n, found
@@ -64,66 +62,51 @@ cdef void line_chunk(void* context, Py_ssize_t chunk) noexcept nogil:
         line.sums_by_chunk[role * ((job.count + CHUNK - 1) // CHUNK) + chunk] = sums[role]
 
 
-def along(Plan plan, tuple inputs, direction, double step, sample_weight, str reduction, normalizer, bint check):
+def along(Plan plan, tuple inputs, direction, double step, sample_weight, reduction, normalizer, bint check):
     """(value, slope, curvature) of the reduced loss at `inputs[0] + step * direction`."""
-    cdef Held held
-    held.count = 0
+    cdef Request request
+    requests.check_reduction(plan.who, reduction, normalizer, ("mean", "sum"))
+    begin_request(&request, plan.who, VALUE, reduction, normalizer, check)
     try:
-        return _along(plan, inputs, direction, step, sample_weight, reduction, normalizer, check, &held)
+        return evaluate_along(plan, &request, inputs, direction, step, sample_weight, normalizer)
     finally:
-        release(&held)
+        release(&request.held)
 
 
-cdef object _along(Plan plan, tuple inputs, direction, double step, sample_weight, str reduction, normalizer, bint check, Held* held):
+cdef tuple evaluate_along(Plan plan, Request* r, tuple inputs, object direction, double step, object sample_weight, object normalizer):
     cdef Line line
-    cdef int k, precision
+    cdef Scratch scratch
+    cdef double[3] sums
+    cdef int k
     cdef Py_ssize_t chunk, chunks
-    cdef double weight_sum = 0, denominator = 1
-    if reduction != "mean" and reduction != "sum":
-        raise ValueError(f"{plan.who}: reduction must be 'mean' or 'sum' along a line, got {reduction!r}")
-    if len(inputs) != len(plan.inputs):
-        raise TypeError(f"{plan.who}: takes {len(plan.inputs)} arrays ({', '.join(plan.inputs)}), got {len(inputs)}; hyperparameters go by name")
-    first = hold(held, plan.who, plan.inputs[0], inputs[0])
-    if held.codes[0] > BF16:
-        arrays.check_floating(plan.who, plan.inputs[0], first)
-    precision = F64 if held.codes[0] == F64 else F32
-    line.job.work = &WORK[precision]
-    line.job.count = 1
-    for k in range(held.views[0].ndim):
-        line.job.count *= held.views[0].shape[k]
-    given = [first]
-    if not lay_out(&line.job.arrays[0], &held.views[0], held.codes[0], line.job.work, held.views[0].ndim, held.views[0].shape):
-        hold(held, plan.who, plan.inputs[0], np.ascontiguousarray(first))
-        lay_out(&line.job.arrays[0], &held.views[1], held.codes[1], line.job.work, held.views[0].ndim, held.views[0].shape)
-    for k in range(1, len(inputs)):
-        given.append(operand(&line.job.arrays[k], held, plan.who, plan.inputs[k], inputs[k], line.job.work, plan.inputs[0], first))
-    direction = operand(&line.direction, held, plan.who, "direction", direction, line.job.work, plan.inputs[0], first)
+    cdef list given = take_elements(plan, r, &line.job, inputs)
+    direction = operand(r, &line.direction, plan.who, "direction", direction, plan.inputs[0], given[0])
     arrays.check_floating(plan.who, "direction", direction)
-    line.job.weights.data = NULL
-    if sample_weight is not None:
-        sample_weight = operand(&line.job.weights, held, plan.who, "sample_weight", sample_weight, line.job.work, plan.inputs[0], first)
-        weight_sum = scan(&line.job.weights, line.job.work, line.job.count, plan.who, "sample_weight", arrays.WEIGHTS, sample_weight, first)
-    if check:
-        for k in range(1, len(inputs)):
-            if plan.domains[k] is not None:
-                scan(&line.job.arrays[k], line.job.work, line.job.count, plan.who, plan.inputs[k], plan.domains[k], given[k], first)
-    denominator = arrays.divisor(plan.who, reduction, normalizer, line.job.count, weight_sum if sample_weight is not None else None)
-    line.checks = check and plan.domains[0] is not None
+    # The domain of what moves is looked at where it has moved to.
+    divide(r, plan.who, normalizer, weigh_elements(plan, r, &line.job, given, sample_weight, 1), given[0])
+    line.checks = r.check and plan.domains[0] is not None
     if line.checks:
-        line.low, line.high = plan.domains[0].ends64 if precision == F64 else plan.domains[0].ends32
+        line.low, line.high = plan.domains[0].ends64 if r.precision == F64 else plan.domains[0].ends32
     line.step, line.differentiable = step, plan.differentiable
-    line.job.kernel = plan.kernel(VALUE | GRAD | HESS, precision)
+    line.job.kernel = plan.kernel(VALUE | GRAD | HESS, r.precision)
     line.job.uniforms = plan.uniforms
-    line.job.inputs, line.job.outputs = len(inputs), 1 + 2 * plan.differentiable
+    line.job.outputs = 1 + 2 * plan.differentiable
     chunks = (line.job.count + CHUNK - 1) // CHUNK
-    line.sums_by_chunk = <double*>allocate(chunks * (3 * sizeof(double) + sizeof(Py_ssize_t)))
-    line.found_by_chunk = <Py_ssize_t*>(line.sums_by_chunk + 3 * chunks)
+    take_scratch(
+        &scratch, chunks * (3 * sizeof(double) + sizeof(Py_ssize_t)), (line.job.inputs + line.job.outputs + 2) * tile_spacing(r.work), chunks,
+        element_time(plan.costs[VALUE | GRAD | HESS] + 4, line.job.count, r.precision),
+    )
     try:
-        run(line_chunk, &line, line.job.count, line.job.count * UNIT_NS * (12 + plan.costs[VALUE | GRAD | HESS]) * (2 if precision == F64 else 1))
+        line.sums_by_chunk = <double*>scratch.shared
+        line.found_by_chunk = <Py_ssize_t*>(line.sums_by_chunk + 3 * chunks)
+        run_chunks(line_chunk, &line, chunks, &scratch)
         for chunk in range(chunks):
             if line.found_by_chunk[chunk] >= 0:
-                moved = np.asarray(first, np.float64) + step * np.asarray(direction, np.float64)
-                raise arrays.domain_error(plan.who, plan.inputs[0], plan.domains[0], moved, first.shape, line.found_by_chunk[chunk])
-        return tuple([tree_sum(line.sums_by_chunk + k * chunks, chunks) / denominator if denominator > 0 else float("nan") for k in range(3)])
+                with np.errstate(all="ignore"):
+                    moved = np.asarray(given[0], np.float64) + step * np.asarray(direction, np.float64)
+                raise arrays.domain_error(plan.who, plan.inputs[0], plan.domains[0], moved, given[0].shape, line.found_by_chunk[chunk])
+        for k in range(3):
+            sums[k] = tree_sum(line.sums_by_chunk + k * chunks, chunks) / r.divisor if r.divisor > 0 else NAN
+        return sums[0], sums[1], sums[2]
     finally:
-        PyMem_Free(line.sums_by_chunk)
+        return_scratch(&scratch)

@@ -1,12 +1,10 @@
 """Pair losses on the CPU: rows, the columns that all share, and a row kernel, block by block."""
 
-import warnings
-
 import numpy as np
 
 from ... import interop
 from ...formula import ColumnIndex, Fraction, Own, PerRow, RowIndex, Same, Shaped
-from .. import arrays
+from .. import arrays, request
 from . import blocks
 from .blocks import GRAD, VALUE
 from .picked import Labelled, Nearest
@@ -35,9 +33,8 @@ class PairPlan:
                 want, inputs, sample_weight, str(reduction), normalizer, value_out, grad_out, check
             )
         if nothing and want & VALUE:
-            said = "the mean of nothing is nan (no rows, or all weights are zero)"
-            warnings.warn(f"{self.who}: {said}", RuntimeWarning, stacklevel=3)
-        return value, gradients, None
+            request.warn_empty_mean(self.who)
+        return tuple(result for result, bit in ((value, VALUE), (gradients, GRAD)) if want & bit)
 
     def _evaluate(self, want, inputs, sample_weight, reduction, normalizer, value_out, grad_out, check):
         """The value, the gradients, and whether the mean is that of nothing."""

@@ -34,11 +34,11 @@ static int ask(fastloss_poll poll, void *context, int64_t *asked)
 }
 
 static int run_alone(fastloss_work work, fastloss_poll poll, void *context, ptrdiff_t chunk,
-                     ptrdiff_t chunks, int64_t start)
+                     ptrdiff_t chunks, char *scratch, int64_t start)
 {
     int stop = 0;
     while (chunk < chunks && !stop) {
-        work(context, chunk++);
+        work(context, chunk++, scratch);
         stop = ask(poll, context, &start);
     }
     return stop;
@@ -47,10 +47,10 @@ static int run_alone(fastloss_work work, fastloss_poll poll, void *context, ptrd
 #if defined(_WIN32) || defined(__STDC_NO_ATOMICS__)
 
 int fastloss_run(fastloss_work work, fastloss_poll poll, void *context, ptrdiff_t chunks,
-                 int threads)
+                 int threads, char *scratch, size_t room)
 {
-    (void)threads;
-    return run_alone(work, poll, context, 0, chunks, now());
+    (void)threads, (void)room;
+    return run_alone(work, poll, context, 0, chunks, scratch, now());
 }
 
 int fastloss_available_cores(void) { return 1; }
@@ -172,6 +172,9 @@ static struct {
     _Alignas(64) fastloss_work work;
     void *context;
     ptrdiff_t chunks;
+    char *scratch;                      /* the caller's, then one piece for each seat */
+    size_t room;
+    _Atomic uint64_t pieces[2];         /* one bit for each piece that no helper has */
     int seats;
     _Atomic int rung;                   /* helpers that this job looked at, and woke */
     _Atomic int core;                   /* where its caller runs */
@@ -238,16 +241,37 @@ static int ring(void)
     return 0;
 }
 
+/* A piece of the scratch memory for who holds a seat: there are as many pieces as seats. */
+static int take_piece(void)
+{
+    for (int word = 0;; word = !word) {
+        uint64_t free = atomic_load(&pool.pieces[word]);
+        while (free) {
+            int bit = __builtin_ctzll(free);
+            if (atomic_compare_exchange_weak(&pool.pieces[word], &free, free & (free - 1)))
+                return 64 * word + bit;
+        }
+    }
+}
+
+static void return_piece(int piece)
+{
+    atomic_fetch_or(&pool.pieces[piece / 64], (uint64_t)1 << piece % 64);
+}
+
 /* The last chunk is the caller's: a helper that lost its core there would be waited for idly. */
 static int help(void)
 {
     ptrdiff_t chunk = take(SEAT, 1);
     if (chunk < 0)
         return 0;
+    int piece = take_piece();
+    char *scratch = pool.scratch + (size_t)(piece + 1) * pool.room;
     do {
         ring();
-        pool.work(pool.context, chunk);
+        pool.work(pool.context, chunk, scratch);
     } while ((chunk = take(0, 1)) >= 0);
+    return_piece(piece);
     atomic_fetch_add(&pool.tickets, SEAT);
     wake(&pool.caller);
     return 1;
@@ -408,19 +432,25 @@ static void settle(int64_t gain, int64_t time)
 }
 
 static int run_shared(fastloss_work work, fastloss_poll poll, void *context, ptrdiff_t chunks,
-                      int helpers, int64_t start)
+                      int helpers, char *scratch, size_t room, int64_t start)
 {
-    work(context, 0);
+    work(context, 0, scratch);
     int64_t time = now(), begin = time, each = time - start, left = each * (chunks - 1);
     /* A call that goes on for longer than the helpers rest does not wait for them: they may lose it no more than its share. */
     int resting = atomic_load_explicit(&pool.rest_until, memory_order_relaxed) - time > left;
     helpers = left < WORTH_SHARING || resting ? 0 : muster(helpers);
     if (!helpers || (left < WORTH_WAKING && atomic_load(&pool.helper[0].asleep)))
-        return run_alone(work, poll, context, 1, chunks, start);
+        return run_alone(work, poll, context, 1, chunks, scratch, start);
 
     pool.work = work;
     pool.context = context;
     pool.chunks = chunks;
+    pool.scratch = scratch;
+    pool.room = room;
+    for (int word = 0; word < 2; word++) {
+        int left = helpers - 64 * word;
+        atomic_store(&pool.pieces[word], left <= 0 ? 0 : left >= 64 ? ~(uint64_t)0 : ((uint64_t)1 << left) - 1);
+    }
     pool.seats = helpers;
     atomic_store(&pool.core, current_core());
     atomic_store(&pool.rung, 0);
@@ -432,7 +462,7 @@ static int run_shared(fastloss_work work, fastloss_poll poll, void *context, ptr
     while (!stop && (chunk = take(0, 0)) >= 0) {
         if (ring())
             ringing += now() - time;
-        work(context, chunk);
+        work(context, chunk, scratch);
         own++;
         stop = ask(poll, context, &start);
         time = now();
@@ -450,7 +480,7 @@ static int run_shared(fastloss_work work, fastloss_poll poll, void *context, ptr
 }
 
 int fastloss_run(fastloss_work work, fastloss_poll poll, void *context, ptrdiff_t chunks,
-                 int threads)
+                 int threads, char *scratch, size_t room)
 {
     int64_t start = now();
     int nested = inside, stop;
@@ -460,11 +490,11 @@ int fastloss_run(fastloss_work work, fastloss_poll poll, void *context, ptrdiff_
     if (threads > 1 && chunks > 2 && !nested
         && !atomic_flag_test_and_set(&pool.taken)) {
         leading = 1;
-        stop = run_shared(work, poll, context, chunks, threads - 1, start);
+        stop = run_shared(work, poll, context, chunks, threads - 1, scratch, room, start);
         leading = 0;
         atomic_flag_clear(&pool.taken);
     } else {
-        stop = run_alone(work, poll, context, 0, chunks, start);
+        stop = run_alone(work, poll, context, 0, chunks, scratch, start);
     }
     inside = nested;
     return stop;

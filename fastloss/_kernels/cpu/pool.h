@@ -8,8 +8,9 @@
 extern "C" {
 #endif
 
-/* Pure work on one chunk; may use some 256 KiB of stack. */
-typedef void (*fastloss_work)(void *context, ptrdiff_t chunk);
+/* Pure work on one chunk.  `scratch` is memory that no other thread uses meanwhile; the stack may be
+   a small one, as Python threads can have 64 KiB. */
+typedef void (*fastloss_work)(void *context, ptrdiff_t chunk, char *scratch);
 
 /* Asked by the calling thread between chunks, every 20 ms at most; nonzero: stop. */
 typedef int (*fastloss_poll)(void *context);
@@ -19,9 +20,9 @@ typedef int (*fastloss_poll)(void *context);
    touches context.  Chunks of 5 to 20 us serve best: the first one runs alone, to learn whether the
    rest is worth a second thread, and the call may have to wait for one at its end.  poll may be
    NULL.  Calls from inside work, and calls while another thread's call has the helpers, run on the
-   calling thread alone. */
+   calling thread alone.  `scratch` holds `room` bytes for each of the `threads`. */
 int fastloss_run(fastloss_work work, fastloss_poll poll, void *context, ptrdiff_t chunks,
-                 int threads);
+                 int threads, char *scratch, size_t room);
 
 /* Cores this process may use, by its affinity mask and its cgroup's quota; read anew each time. */
 int fastloss_available_cores(void);

@@ -24,6 +24,8 @@ cdef class RowPlan:
     cdef readonly tuple inputs
     cdef readonly tuple domains
     cdef readonly tuple differentiable
+    # Which inputs have gradients.
+    cdef tuple places
     cdef int[MAX_INPUTS] kinds
     cdef int axis
     cdef Py_ssize_t ignore_index
@@ -48,6 +50,7 @@ cdef class RowPlan:
         self.library = _tiles if library is None else library
         self.who, self.variant, self.inputs, self.domains, self.others = who, variant, inputs, domains, {}
         self.differentiable, self.axis, self.ignore_index = differentiable, axis, ignore_index
+        self.places = tuple(inputs.index(name) for name in differentiable)
         self.fill = <uniforms_function>address_in(self.library, variant + "_uniforms")
         self.parameter_count = len(vector)
         for i, value in enumerate(vector):
@@ -55,22 +58,34 @@ cdef class RowPlan:
         for i, kind in enumerate(kinds):
             self.kinds[i] = KINDS[kind]
 
-    def evaluate(self, int want, tuple inputs, object sample_weight, str reduction, object normalizer, object value_out, object grad_out, object hess_out, bint check, tuple others=()):
-        """As `Plan.evaluate`; what `others` names is returned besides, as a dictionary in the fourth place."""
-        cdef Held held
-        held.count = 0
+    def evaluate(self, int want, tuple inputs, object sample_weight, object reduction, object normalizer, object value_out, object grad_out, object hess_out, bint check, tuple others=()):
+        """As `Plan.evaluate`; what `others` names comes last, as a dictionary."""
+        cdef Request request
+        cdef Scratch memory
         if is_foreign(inputs, value_out, grad_out, hess_out):
             return interop.evaluate(self, want, inputs, sample_weight, reduction, normalizer, value_out, grad_out, hess_out, check, others)
+        begin_request(&request, self.who, want, reduction, normalizer, check)
+        take_scratch(&memory, sizeof(RowJob), 0, 1, 0)
         try:
-            return _evaluate_rows(self, want, inputs, sample_weight, reduction, normalizer, value_out, grad_out, hess_out, others, check, &held)
+            return evaluate_rows(self, <RowJob*>memory.shared, &request, inputs, sample_weight, normalizer, value_out, grad_out, hess_out, others)
         finally:
-            release(&held)
+            release(&request.held)
+            return_scratch(&memory)
 
     cdef const RowProgram* program(self, int want, int precision) except NULL:
         cdef RowProgram* program = self.programs[want][precision]
         if program != NULL:
             return program
         program = <RowProgram*>allocate(sizeof(RowProgram))
+        try:
+            self.fill_program(program, want, precision)
+        except BaseException:
+            PyMem_Free(program)
+            raise
+        self.programs[want][precision] = program
+        return program
+
+    cdef int fill_program(self, RowProgram* program, int want, int precision) except -1:
         letters = "p" if want & HVP else "vgh" if want & HESS else "vg" if want & GRAD else "v"
         layout = self.library.layout(f"{self.variant}_{letters}")
         name = f"{self.variant}_{letters}_{{}}{{}}_{'f64' if precision else 'f32'}"
@@ -89,7 +104,6 @@ cdef class RowPlan:
             program.runs_of[k] = len(layout["runs"][k])
             for f, (row, backwards) in enumerate(layout["runs"][k]):
                 program.runs[k][f] = Run(row, backwards)
-        self.others[want] = layout["others"]
         program.rows = len(layout["rows"])
         for k, (_, kept) in enumerate(layout["rows"]):
             program.kept[k] = kept
@@ -101,8 +115,8 @@ cdef class RowPlan:
         for k, role in enumerate(layout["outputs"]):
             program.at_label[k] = layout["numbers"].index(f"label_{role}") if f"label_{role}" in layout["numbers"] else -1
         program.value = layout["numbers"].index("value") if want & ~HVP else 0
-        self.programs[want][precision] = program
-        return program
+        self.others[want] = layout["others"]
+        return 0
 
     cdef int bind(self, Loop* loop, str name, list arrays) except -1:
         loop.count = len(arrays)
@@ -140,102 +154,118 @@ cdef int lay_out_rows(RowOperand* a, const Py_buffer* view, int code, const Tile
     return 1
 
 
-cdef object _evaluate_rows(RowPlan plan, int want, tuple inputs, object sample_weight, str reduction, object normalizer, object value_out, grad_out, hess_out, tuple others, bint check, Held* held):
-    cdef RowJob job
-    cdef str who = plan.who
+cdef tuple evaluate_rows(RowPlan plan, RowJob* job, Request* r, tuple inputs, object sample_weight, object normalizer, object value_out, object grad_out, object hess_out, tuple others):
     cdef double[MAX_UNIFORMS] uniforms
+    cdef double total = 0
+    memset(job, 0, sizeof(RowJob))
+    first = hold_rows(job, plan, r, inputs[0])
+    job.program = plan.program(r.want, r.precision)
+    fill_uniforms(plan, r, job.length, uniforms)
+    job.uniforms = uniforms
+    given = hold_inputs(job, plan, r, inputs, first)
+    divide(r, plan.who, normalizer, weigh_rows(job, plan, r, given, sample_weight), first)
+    job.factor = r.factor
+    job.sums = is_reduced(r)
+    results = lay_out_row_results(job, plan, r, given, value_out, grad_out, hess_out)
+    found = None
+    if others:
+        found = other_outputs(job, plan, r, others, first)
+        results = (*results, found)
+    total = pass_over_rows(job, r, element_time(plan.costs[r.want], job.count * job.length, r.precision), found)
+    finish_request(r, results, total)
+    return results
+
+
+cdef int fill_uniforms(RowPlan plan, Request* r, Py_ssize_t length, double* uniforms) except -1:
+    """What the kernels take of the hyperparameters and the rows' length."""
     cdef double[MAX_UNIFORMS] parameters
-    cdef double[FEW] few
-    cdef bint out_of_memory = False
-    cdef double denominator
     cdef int k
-    if reduction != "mean" and reduction != "sum" and reduction != "none":
-        raise ValueError(f"{who}: reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
-    memset(&job, 0, sizeof(job))
-    first = hold_rows(&job, plan, held, inputs[0])
-    cdef int precision = F64 if job.work.itemsize == 8 else F32
-    job.program = plan.program(want, precision)
-    held_arrays = hold_inputs(&job, plan, held, inputs, first, check)
-    if sample_weight is not None:
-        sample_weight = numbers_of_rows(&job.weights, held, who, "sample_weight", sample_weight, &WORK[F64], &job)
-        scan(&job.weights, &WORK[F64], job.count, who, "sample_weight", arrays.WEIGHTS, sample_weight, np.broadcast_to(np.empty(()), rows_shape(&job)))
-    cdef int held_inputs = held.count
-
-    # The labels, and what the mean divides by: before anything is written.
-    denominator = count_rows(&job, plan, held_arrays)
-    if normalizer is not None:
-        if reduction != "mean":
-            raise ValueError(f"{who}: normalizer goes with reduction='mean', got reduction={reduction!r}")
-        denominator = job.count if isinstance(normalizer, str) and normalizer == "samples" else arrays.check_normalizer(who, normalizer)
-    job.factor = 1.0
-    if reduction == "mean":
-        job.factor = 1.0 / denominator if denominator > 0 else 0.0
-
-    # Outputs.
-    job.sums = want & VALUE and reduction != "none"
-    copies = []
-    value = gradients = hessians = None
-    if want & VALUE and not job.sums:
-        shape = rows_shape(&job)
-        value = target = empty(shape, first.dtype) if value_out is None else value_out
-        hold_row_output(held, who, "value_out", target, shape, first.dtype)
-        if touches_inputs(held, held.count - 1, held_inputs, False):
-            target = empty(shape, first.dtype)
-            copies.append((value, target))
-            hold(held, who, "value_out", target)
-        numbers_laid_out(&job.value, held, job.work, &job)
-    elif job.sums and value_out is not None:
-        # Written at the end: no other output may lie over it.
-        hold_row_output(held, who, "value_out", value_out, (), first.dtype)
-    if want & (GRAD | HVP):
-        gradients = row_outputs(&job, held, plan, "grad_out" if want & GRAD else "out", grad_out, first, 1 if want & HVP else len(plan.differentiable), copies, held_inputs)
-    if want & HESS:
-        hessians = row_outputs(&job, held, plan, "hess_out", hess_out, first, len(plan.differentiable), copies, held_inputs)
-    found = other_outputs(&job, held, plan, others, first, want) if others else None
-
-    # The pass.
     for k in range(plan.parameter_count):
         parameters[k] = plan.parameters[k]
-    parameters[plan.parameter_count] = job.length
+    parameters[plan.parameter_count] = length
+    memset(uniforms, 0, MAX_UNIFORMS * sizeof(double))
     plan.fill(parameters, uniforms)
-    job.uniforms = uniforms
-    job.out_of_memory = &out_of_memory
-    cdef Py_ssize_t chunk, chunks = group_rows(&job)
-    sums = bytearray(chunks * 16) if chunks * 2 > FEW else None
-    job.sums_by_chunk = &few[0]
-    if sums is not None:
-        job.sums_by_chunk = <double*><char*>sums
-    job.correct_by_chunk = <Py_ssize_t*>(job.sums_by_chunk + chunks)
-    cdef double nanoseconds = job.count * job.length * UNIT_NS * (8 + plan.costs[want]) * (2 if precision == F64 else 1)
-    if not job.side_by_side and job.members < 0 and job.length >= SHARED_ROW and job.count < 4 * fastloss_get_num_threads():
-        run_long_rows(&job, nanoseconds)
+    if r.precision == F32:
+        check_single(plan.who, uniforms)
+    return 0
+
+
+cdef double pass_over_rows(RowJob* job, Request* r, double nanoseconds, dict found) except? -1:
+    """The pass: the sum of the values."""
+    cdef Scratch scratch
+    cdef Py_ssize_t chunk, chunks = group_rows(job)
+    cdef size_t own = chunks * (sizeof(double) + sizeof(Py_ssize_t))
+    cdef bint shares_rows = not job.side_by_side and job.members < 0 and job.length >= SHARED_ROW and job.count < 4 * fastloss_get_num_threads()
+    cdef Py_ssize_t segments = (job.length + CHUNK - 1) // CHUNK
+    if shares_rows:
+        take_scratch(&scratch, whole_lines(own) + long_rows_room(job), pass_room(job), segments, nanoseconds / max(<Py_ssize_t>1, job.count) / job.program.stages)
     else:
-        run_chunks(across_chunk if job.side_by_side else along_chunk, &job, chunks, nanoseconds)
-    if out_of_memory:
-        raise MemoryError()
-    for target, source in copies:
-        target[...] = source
-    if found is not None and "correct" in found:
-        for chunk in range(chunks):
-            found["correct"] += job.correct_by_chunk[chunk]
-    if job.sums:
-        value = reduced(who, tree_sum(job.sums_by_chunk, chunks), reduction, denominator, value_out)
-    return (value, gradients, hessians) if found is None else (value, gradients, hessians, found)
+        take_scratch(&scratch, own, across_room(job) if job.side_by_side else along_room(job), chunks, nanoseconds)
+    try:
+        job.sums_by_chunk = <double*>scratch.shared
+        job.correct_by_chunk = <Py_ssize_t*>(job.sums_by_chunk + chunks)
+        if shares_rows:
+            run_long_rows(job, &scratch, scratch.shared + whole_lines(own))
+        else:
+            run_chunks(across_chunk if job.side_by_side else along_chunk, job, chunks, &scratch)
+        if found is not None and "correct" in found:
+            for chunk in range(chunks):
+                found["correct"] += job.correct_by_chunk[chunk]
+        return tree_sum(job.sums_by_chunk, chunks) if job.sums else 0
+    finally:
+        return_scratch(&scratch)
 
 
-cdef object hold_rows(RowJob* job, RowPlan plan, Held* held, object first):
+cdef tuple lay_out_row_results(RowJob* job, RowPlan plan, Request* r, list given, object value_out, object grad_out, object hess_out):
+    """Where results go; returns what the caller gets."""
+    cdef int index
+    cdef int[MAX_RESULTS] indices
+    cdef object value = None, gradients = None, hessians = None
+    cdef tuple places = plan.places if r.want & ~HVP else (0,)
+    if r.want & VALUE:
+        value = take_value(r, plan.who, value_out, rows_shape(job), given[0].dtype, NULL, &index)
+        if index >= 0:
+            lay_out_numbers(&job.value, r, index, job, given[0].dtype)
+    if r.want & (GRAD | HVP):
+        gradients = take_gradients(r, plan.who, "grad_out" if r.want & GRAD else "out", grad_out, plan.inputs, places, given, indices)
+        add_row_outputs(job, r, len(places), indices, given[0])
+    if r.want & HESS:
+        hessians = take_gradients(r, plan.who, "hess_out", hess_out, plan.inputs, places, given, indices)
+        add_row_outputs(job, r, len(places), indices, given[0])
+    return results_of(r, plan.who, value, gradients, hessians)
+
+
+cdef int add_row_outputs(RowJob* job, Request* r, int count, const int* indices, object first) except -1:
+    cdef int k, index
+    cdef RowOperand* rows
+    for k in range(count):
+        index, rows = indices[k], &job.outputs[job.outputs_laid]
+        if not lay_out_rows(rows, &r.held.views[index], r.held.codes[index], job.work, job.axis, &r.held.views[0]):
+            index = buffer_result(r, "", "", index, first.dtype)
+            lay_out_rows(rows, &r.held.views[index], r.held.codes[index], job.work, job.axis, &r.held.views[0])
+        job.outputs_laid += 1
+    return 0
+
+
+cdef int lay_out_numbers(Operand* a, Request* r, int index, const RowJob* job, object dtype) except -1:
+    """Lay out a result of one number for each row."""
+    if not lay_out(a, &r.held.views[index], r.held.codes[index], job.work, job.dims, job.shape):
+        index = buffer_result(r, "", "", index, dtype)
+        lay_out(a, &r.held.views[index], r.held.codes[index], job.work, job.dims, job.shape)
+    return 0
+
+
+cdef object hold_rows(RowJob* job, RowPlan plan, Request* r, object first):
     """Hold the first input: it says the shape, the dtype, and by the axis what the rows are."""
-    cdef const Py_buffer* over = &held.views[0]
+    cdef const Py_buffer* over = &r.held.views[0]
     cdef int d, axis = plan.axis
-    first = hold(held, plan.who, plan.inputs[0], first)
-    if held.codes[0] > BF16:
-        arrays.check_floating(plan.who, plan.inputs[0], first)
+    first = hold_first(r, plan.who, plan.inputs[0], first)
     if not -over.ndim <= axis < over.ndim:
         raise ValueError(f"{plan.who}: axis must be a dimension of {plan.inputs[0]}, which has {over.ndim}, got {axis}")
     if over.ndim > 2 * MAX_DIMS:
         raise ValueError(f"{plan.who}: {plan.inputs[0]} must have at most {2 * MAX_DIMS} dimensions, got {over.ndim}")
     job.axis = axis + over.ndim if axis < 0 else axis
-    job.work = &WORK[F64 if held.codes[0] == F64 else F32]
+    job.work = r.work
     job.length = over.shape[job.axis]
     job.count = 1
     job.dims = over.ndim - 1
@@ -244,59 +274,85 @@ cdef object hold_rows(RowJob* job, RowPlan plan, Held* held, object first):
         job.count *= job.shape[d]
     if job.length == 0:
         raise ValueError(f"{plan.who}: {plan.inputs[0]} must have at least one element along axis {job.axis}, got shape {first.shape}")
+    r.count = job.count
     job.ignore_index = plan.ignore_index
     job.other_number = job.members = -1
     return first
 
 
 cdef tuple rows_shape(const RowJob* job):
-    return tuple([job.shape[d] for d in range(job.dims)])
+    # No comprehension: where an append fails, those of Cython release the element twice.
+    cdef list shape = []
+    cdef int d
+    for d in range(job.dims):
+        shape.append(job.shape[d])
+    return tuple(shape)
 
 
-cdef list hold_inputs(RowJob* job, RowPlan plan, Held* held, tuple inputs, object first, bint check):
-    """Hold and lay out every input, and look for what is outside its domain."""
+cdef list hold_inputs(RowJob* job, RowPlan plan, Request* r, tuple inputs, object first):
+    """Hold and lay out every input, and look for what is outside its domain; returns the arrays as they were given."""
     cdef int k, kind
-    cdef list arrays_held = []
+    cdef list given = []
     for k in range(len(inputs)):
         name, kind = plan.inputs[k], plan.kinds[k]
         if kind == ROW:
-            array = hold_row_input(job, plan, held, k, inputs[k], first, check)
+            array = hold_row_input(job, plan, r, k, inputs[k], first)
         elif kind == CLASS_WEIGHT:
-            array = hold_class_weight(job, plan, held, name, inputs[k])
+            array = hold_class_weight(job, plan, r, name, inputs[k])
         elif kind == LABEL:
-            array = numbers_of_rows(&job.labels, held, plan.who, name, inputs[k], &LABELS, job)
-            if held.codes[held.count - 1] <= BF16:
-                raise TypeError(f"{plan.who}: {name} must hold whole numbers, got dtype {array.dtype}")
+            array = hold_labels(job, plan, r, name, inputs[k])
         elif kind == LABELS_OF_ROW:
-            array = hold_lists(job, plan, held, name, inputs[k], first)
+            array = hold_lists(job, plan, r, name, inputs[k], first)
         else:
-            array = numbers_of_rows(&job.numbers[job.given], held, plan.who, name, inputs[k], job.work, job)
+            array = numbers_of_rows(&job.numbers[job.given], r, plan.who, name, inputs[k], job.work, job)
             job.given += 1
-            if check and plan.domains[k] is not None:
-                scan(&job.numbers[job.given - 1], job.work, job.count, plan.who, name, plan.domains[k], array, np.broadcast_to(np.empty(()), rows_shape(job)))
-        arrays_held.append(array)
+            if r.check and plan.domains[k] is not None:
+                scan(&job.numbers[job.given - 1], job.work, job.count, plan.who, name, plan.domains[k], array, rows_shape(job))
+        given.append(array)
+    if len(plan.places) > 1:
+        look_for_sums(r, plan.places)
     if job.lists.rows.data != NULL:
         # The marks are the last input of the program, made row by row.
         job.members = job.inputs
         job.rows[job.inputs].rows = job.lists.rows
         job.inputs += 1
-    return arrays_held
+    return given
 
 
-cdef object hold_lists(RowJob* job, RowPlan plan, Held* held, str name, object array, object first):
+cdef int check_whole(Request* r, str who, str name, object array) except -1:
+    """Labels are whole numbers."""
+    if r.held.codes[r.held.count - 1] <= BF16:
+        raise TypeError(f"{who}: {name} must hold whole numbers, got dtype {array.dtype}")
+    return 0
+
+
+cdef object hold_labels(RowJob* job, RowPlan plan, Request* r, str name, object array):
+    """Hold a label for each row: of their shape, but for leading dimensions that may be left out."""
+    cdef const Py_buffer* view = &r.held.views[r.held.count]
+    cdef int d
+    array = numbers_of_rows(&job.labels, r, plan.who, name, array, &LABELS, job)
+    check_whole(r, plan.who, name, array)
+    for d in range(view.ndim):
+        if view.shape[d] != job.shape[job.dims - view.ndim + d]:
+            raise ValueError(f"{plan.who}: {name} must broadcast to the rows' shape {rows_shape(job)} without being repeated along a dimension, got {array.shape}")
+    return array
+
+
+cdef object hold_lists(RowJob* job, RowPlan plan, Request* r, str name, object array, object first):
     """Hold the rows' lists of labels; ValueError if one is outside."""
+    cdef const Py_buffer* view = &r.held.views[r.held.count]
     cdef Py_ssize_t found
-    cdef Py_ssize_t* labels
-    array = hold(held, plan.who, name, array)
-    if held.codes[held.count - 1] <= BF16:
-        raise TypeError(f"{plan.who}: {name} must hold whole numbers, got dtype {array.dtype}")
-    if not lay_out_rows(&job.lists, &held.views[held.count - 1], held.codes[held.count - 1], &LABELS, job.axis, &held.views[0]):
-        array = hold(held, plan.who, name, np.ascontiguousarray(arrays.as_shape(plan.who, name, array, f"{plan.inputs[0]}'s shape", first.shape)))
-        lay_out_rows(&job.lists, &held.views[held.count - 1], held.codes[held.count - 1], &LABELS, job.axis, &held.views[0])
-    scratch = bytearray(job.length * sizeof(Py_ssize_t))
-    labels = <Py_ssize_t*><char*>scratch
+    cdef Scratch scratch
+    array = hold(&r.held, plan.who, name, array)
+    check_whole(r, plan.who, name, array)
+    if not lay_out_rows(&job.lists, view, r.held.codes[r.held.count - 1], &LABELS, job.axis, &r.held.views[0]):
+        whole = arrays.as_shape(plan.who, name, array, f"{plan.inputs[0]}'s shape", first.shape)
+        hold_again(&r.held, plan.who, name, np.ascontiguousarray(whole))
+        lay_out_rows(&job.lists, view, r.held.codes[r.held.count - 1], &LABELS, job.axis, &r.held.views[0])
+    take_scratch(&scratch, job.length * sizeof(Py_ssize_t), 0, 1, 0)
     with nogil:
-        found = find_outside(job, labels)
+        found = find_outside(job, <Py_ssize_t*>scratch.shared)
+    return_scratch(&scratch)
     if found >= 0:
         raise arrays.list_error(plan.who, name, array, first.shape, job.axis, found)
     return array
@@ -315,35 +371,60 @@ cdef Py_ssize_t find_outside(const RowJob* job, Py_ssize_t* labels) noexcept nog
     return -1
 
 
-cdef object hold_row_input(RowJob* job, RowPlan plan, Held* held, int k, object array, object first, bint check):
+cdef object hold_row_input(RowJob* job, RowPlan plan, Request* r, int k, object array, object first):
+    """Hold rows, which may be broadcast to the first input's shape."""
     cdef RowOperand* rows = &job.rows[job.inputs]
-    cdef const Py_buffer* over = &held.views[0]
-    cdef Operand whole
+    cdef const Py_buffer* over = &r.held.views[0]
+    cdef const Py_buffer* view = &r.held.views[0 if k == 0 else r.held.count]
+    cdef int last
     cdef str name = plan.inputs[k]
-    array = first if k == 0 else hold(held, plan.who, name, array)
-    if not lay_out_rows(rows, &held.views[held.count - 1], held.codes[held.count - 1], job.work, job.axis, over):
-        array = hold(held, plan.who, name, arrays.as_shape(plan.who, name, array, f"{plan.inputs[0]}'s shape", first.shape))
-        if not lay_out_rows(rows, &held.views[held.count - 1], held.codes[held.count - 1], job.work, job.axis, over):
-            hold(held, plan.who, name, np.ascontiguousarray(array))
-            lay_out_rows(rows, &held.views[held.count - 1], held.codes[held.count - 1], job.work, job.axis, over)
+    array = first if k == 0 else hold(&r.held, plan.who, name, array)
+    last = r.held.count - 1
+    if not same_shape(view, over):
+        r.stretched |= 1 << k
+    if not lay_out_rows(rows, view, r.held.codes[last], job.work, job.axis, over):
+        whole = arrays.as_shape(plan.who, name, array, f"{plan.inputs[0]}'s shape", first.shape)
+        hold_again(&r.held, plan.who, name, whole)
+        if not lay_out_rows(rows, view, r.held.codes[last], job.work, job.axis, over):
+            hold_again(&r.held, plan.who, name, np.ascontiguousarray(whole))
+            lay_out_rows(rows, view, r.held.codes[last], job.work, job.axis, over)
     job.inputs += 1
-    if check and plan.domains[k] is not None:
-        if not lay_out(&whole, &held.views[held.count - 1], held.codes[held.count - 1], job.work, over.ndim, over.shape):
-            hold(held, plan.who, name, np.ascontiguousarray(np.broadcast_to(array, first.shape)))
-            lay_out(&whole, &held.views[held.count - 1], held.codes[held.count - 1], job.work, over.ndim, over.shape)
-        scan(&whole, job.work, job.count * job.length, plan.who, name, plan.domains[k], array, first)
+    if r.check and plan.domains[k] is not None:
+        scan_rows_input(job, plan, r, name, plan.domains[k], array, first)
     return array
 
 
-cdef object hold_class_weight(RowJob* job, RowPlan plan, Held* held, str name, object array):
-    """Class weights lie along every row: the same memory for all."""
+cdef int scan_rows_input(RowJob* job, RowPlan plan, Request* r, str name, object domain, object array, object first) except -1:
+    """Look for elements outside their domain in the input held last."""
+    cdef Operand whole
+    cdef Held copy
+    cdef const Py_buffer* over = &r.held.views[0]
+    copy.count = 0
+    try:
+        if not lay_out(&whole, &r.held.views[r.held.count - 1], r.held.codes[r.held.count - 1], job.work, over.ndim, over.shape):
+            hold(&copy, plan.who, name, np.ascontiguousarray(np.broadcast_to(array, first.shape)))
+            flat(&whole, &copy.views[0], copy.codes[0], job.work)
+        scan(&whole, job.work, job.count * job.length, plan.who, name, domain, array, first.shape)
+    finally:
+        release(&copy)
+    return 0
+
+
+cdef object hold_class_weight(RowJob* job, RowPlan plan, Request* r, str name, object array):
+    """Copy a weight for each class into the kernels' precision, and check the copy; it lies along every row."""
     cdef RowOperand* rows = &job.rows[job.inputs]
-    array = arrays.class_weights(plan.who, name, array, job.length, np.float64 if job.work.itemsize == 8 else np.float32)
-    hold(held, plan.who, name, array)
-    rows.rows.data = <char*>held.views[held.count - 1].buf
-    rows.rows.dims = 1
-    rows.rows.shape[0] = job.count
-    rows.rows.load = job.work.load[job.work.native]
+    cdef const Py_buffer* view = &r.held.views[r.held.count]
+    cdef Operand given
+    array = hold(&r.held, plan.who, name, array)
+    if view.ndim != 1 or view.shape[0] != job.length:
+        raise ValueError(f"{plan.who}: {name} must have one number for each of the {job.length} classes, got shape {array.shape}")
+    lay_out(&given, view, r.held.codes[r.held.count - 1], job.work, 1, view.shape)
+    hold(&r.held, plan.who, name, empty(job.length, np.float64 if r.precision == F64 else np.float32))
+    view = &r.held.views[r.held.count - 1]
+    gather(&given, 0, job.length, <char*>view.buf, job.work.itemsize)
+    flat(&rows.rows, view, job.work.native, job.work)
+    scan(&rows.rows, job.work, job.length, plan.who, name, arrays.WEIGHTS, array, (job.length,))
+    rows.rows.shape[0], rows.rows.strides[0] = job.count, 0
     rows.stride = job.work.itemsize
     rows.along = True
     job.class_weight = rows.rows.data
@@ -351,28 +432,34 @@ cdef object hold_class_weight(RowJob* job, RowPlan plan, Held* held, str name, o
     return array
 
 
-cdef double count_rows(RowJob* job, RowPlan plan, list arrays_held) except? -1:
-    """The sum of the rows' weights; ValueError if a label is outside."""
-    cdef Py_ssize_t chunks = (job.count + MOST_SIDE_BY_SIDE - 1) // MOST_SIDE_BY_SIDE
-    cdef double[FEW] few
-    cdef Py_ssize_t[FEW] few_found
-    cdef Py_ssize_t k
-    cdef int label
-    if job.labels.data == NULL and job.weights.data == NULL:
-        return job.count
-    scratch = bytearray(chunks * 16) if chunks > FEW else None
-    job.found_by_chunk = &few_found[0]
-    job.sums_by_chunk = &few[0]
-    if scratch is not None:
-        job.found_by_chunk = <Py_ssize_t*><char*>scratch
-        job.sums_by_chunk = <double*>(job.found_by_chunk + chunks)
-    run_chunks(scan_rows, job, chunks, 4.0 * job.count)
-    for k in range(chunks):
-        if job.found_by_chunk[k] >= 0:
-            for label in range(len(arrays_held)):
-                if plan.kinds[label] == LABEL:
-                    raise arrays.label_error(plan.who, plan.inputs[label], job.length, arrays_held[label], rows_shape(job), job.found_by_chunk[k])
-    return tree_sum(job.sums_by_chunk, chunks)
+cdef object weigh_rows(RowJob* job, RowPlan plan, Request* r, list given, object sample_weight):
+    """Look at weights and labels; returns the sum of the weights of the rows that count, None where all count alike."""
+    cdef Py_ssize_t k, chunks = (job.count + MOST_SIDE_BY_SIDE - 1) // MOST_SIDE_BY_SIDE
+    cdef Scratch scratch
+    if sample_weight is not None:
+        sample_weight = numbers_of_rows(&job.weights, r, plan.who, "sample_weight", sample_weight, &WORK[F64], job)
+        scan(&job.weights, &WORK[F64], job.count, plan.who, "sample_weight", arrays.WEIGHTS, sample_weight, rows_shape(job))
+    r.held_inputs = r.held.count
+    if job.labels.data == NULL and sample_weight is None:
+        return None
+    take_scratch(&scratch, chunks * (sizeof(double) + sizeof(Py_ssize_t)), 2 * TILE_BYTES, chunks, 4.0 * job.count)
+    try:
+        job.sums_by_chunk = <double*>scratch.shared
+        job.found_by_chunk = <Py_ssize_t*>(job.sums_by_chunk + chunks)
+        run_chunks(scan_rows, job, chunks, &scratch)
+        for k in range(chunks):
+            if job.found_by_chunk[k] >= 0:
+                raise wrong_label(job, plan, given, job.found_by_chunk[k])
+        return tree_sum(job.sums_by_chunk, chunks)
+    finally:
+        return_scratch(&scratch)
+
+
+cdef object wrong_label(const RowJob* job, RowPlan plan, list given, Py_ssize_t row):
+    cdef int k
+    for k in range(len(given)):
+        if plan.kinds[k] == LABEL:
+            return arrays.label_error(plan.who, plan.inputs[k], job.length, given[k], rows_shape(job), row)
 
 
 cdef Py_ssize_t group_rows(RowJob* job) noexcept:
@@ -401,25 +488,10 @@ cdef bint together(const RowJob* job) noexcept:
     return job.members < 0
 
 
-cdef object reduced(str who, double total, str reduction, double denominator, object value_out):
-    """The value, and the one who asked for it in an array has it there."""
-    if reduction == "mean":
-        if denominator > 0:
-            total /= denominator
-        else:
-            total = float("nan")
-            warnings.warn(f"{who}: the mean of nothing is nan (no rows, or all weights are zero)", RuntimeWarning, stacklevel=3)
-    if value_out is None:
-        return total
-    with np.errstate(over="ignore"):  # infinity in a narrow dtype, as in its arrays
-        value_out[...] = total
-    return value_out
-
-
-cdef dict other_outputs(RowJob* job, Held* held, RowPlan plan, tuple others, object first, int want):
+cdef dict other_outputs(RowJob* job, RowPlan plan, Request* r, tuple others, object first):
     """Arrays for what is wanted besides, one number for each row; the count of the right predictions comes later."""
     cdef dict found = {}
-    cdef list known = [*plan.others[want], "predicted"]
+    cdef list known = [*plan.others[r.want], "predicted"]
     if job.labels.data != NULL:
         known.append("correct")
     for name in others:
@@ -428,78 +500,26 @@ cdef dict other_outputs(RowJob* job, Held* held, RowPlan plan, tuple others, obj
         found[name] = 0
         if name == "predicted":
             found[name] = empty(rows_shape(job), np.int64)
-            hold(held, plan.who, name, found[name])
-            numbers_laid_out(&job.predicted, held, &LABELS, job)
+            hold(&r.held, plan.who, name, found[name])
+            numbers_laid_out(&job.predicted, &r.held, &LABELS, job)
         elif name != "correct":
             found[name] = empty(rows_shape(job), first.dtype)
-            hold(held, plan.who, name, found[name])
-            numbers_laid_out(&job.other, held, job.work, job)
-            job.other_number = plan.others[want][name]
+            hold(&r.held, plan.who, name, found[name])
+            numbers_laid_out(&job.other, &r.held, job.work, job)
+            job.other_number = plan.others[r.want][name]
     job.predicts = "predicted" in found or "correct" in found
     return found
 
 
-cdef object numbers_of_rows(Operand* a, Held* held, str who, str name, object array, const Tilework* work, const RowJob* job):
-    """Hold an array that has a number for each row."""
-    array = hold(held, who, name, array)
-    if not numbers_laid_out(a, held, work, job):
-        array = hold(held, who, name, np.ascontiguousarray(arrays.as_shape(who, name, array, "the rows' shape", rows_shape(job))))
-        numbers_laid_out(a, held, work, job)
+cdef object numbers_of_rows(Operand* a, Request* r, str who, str name, object array, const Tilework* work, const RowJob* job):
+    """Hold an array that has a number for each row, or broadcasts to that; returns it as it was given."""
+    array = hold(&r.held, who, name, array)
+    if not numbers_laid_out(a, &r.held, work, job):
+        hold_again(&r.held, who, name, np.ascontiguousarray(arrays.as_shape(who, name, array, "the rows' shape", rows_shape(job))))
+        numbers_laid_out(a, &r.held, work, job)
     return array
 
 
 cdef bint numbers_laid_out(Operand* a, Held* held, const Tilework* work, const RowJob* job) noexcept:
     """Lay out the buffer held last over the rows' shape."""
     return lay_out(a, &held.views[held.count - 1], held.codes[held.count - 1], work, job.dims, job.shape)
-
-
-cdef int hold_row_output(Held* held, str who, str name, object out, tuple shape, object dtype) except -1:
-    arrays.check_output(who, name, out, shape, dtype)
-    hold(held, who, name, np.asarray(out))
-    if overlaps_itself(&held.views[held.count - 1]):
-        raise arrays.overlap_error(who, name, "itself")
-    return 0
-
-
-cdef bint touches_inputs(Held* held, int output, int held_inputs, bint may_be_one) noexcept:
-    """Whether an output lies over an input; `may_be_one`: unless it is that input, element for element."""
-    cdef int j
-    for j in range(held_inputs):
-        if overlap(&held.views[output], &held.views[j]):
-            if not may_be_one or not same_elements(&held.views[output], &held.views[j]) or held.codes[j] != held.codes[output]:
-                return True
-    return False
-
-
-cdef object row_outputs(RowJob* job, Held* held, RowPlan plan, str name, out, first, int total, list copies, int held_inputs):
-    """The gradients or Hessians: given arrays or new ones, a tuple where several inputs have them."""
-    cdef int index
-    if total == 1:
-        return row_output(job, held, plan, name, out, first, copies, held_inputs)
-    if out is None:
-        out = (None,) * total
-    elif not isinstance(out, tuple | list) or len(out) != total:
-        raise TypeError(f"{plan.who}: {name} must be {total} arrays, one for each of {', '.join(plan.differentiable)}")
-    return tuple([row_output(job, held, plan, f"{name}[{index}]", out[index], first, copies, held_inputs) for index in range(total)])
-
-
-cdef object row_output(RowJob* job, Held* held, RowPlan plan, str name, object out, object first, list copies, int held_inputs):
-    cdef RowOperand* rows = &job.outputs[job.outputs_laid]
-    cdef int j, last
-    cdef bint apart
-    result = empty(first.shape, first.dtype) if out is None else out
-    hold_output(held, plan.who, name, result, first)
-    last = held.count - 1
-    if overlaps_itself(&held.views[last]):
-        raise arrays.overlap_error(plan.who, name, "itself")
-    apart = touches_inputs(held, last, held_inputs, True)
-    for j in range(held_inputs, last):
-        if overlap(&held.views[last], &held.views[j]):
-            raise arrays.overlap_error(plan.who, name, "another output")
-    if apart or not lay_out_rows(rows, &held.views[last], held.codes[last], job.work, job.axis, &held.views[0]):
-        target = empty(first.shape, first.dtype)
-        copies.append((result, target))
-        hold(held, plan.who, name, target)
-        lay_out_rows(rows, &held.views[held.count - 1], held.codes[held.count - 1], job.work, job.axis, &held.views[0])
-    job.outputs_laid += 1
-    return result

@@ -122,7 +122,6 @@ cdef struct RowJob:
     bint stream
     double* sums_by_chunk
     Py_ssize_t* found_by_chunk
-    bint* out_of_memory
 
 
 cdef inline char* place(const Operand* a, Py_ssize_t row) noexcept nogil:
@@ -164,11 +163,11 @@ cdef void row_weights(const RowJob* job, Py_ssize_t start, Py_ssize_t count, Py_
     outside[0] = count_labels(labels, weights, job.length, job.ignore_index, count)
 
 
-cdef void scan_rows(void* context, Py_ssize_t chunk) noexcept nogil:
+cdef void scan_rows(void* context, Py_ssize_t chunk, char* scratch) noexcept nogil:
     """Look at a chunk's labels, and add up what its rows count in a mean: their weights, by their classes'."""
     cdef const RowJob* job = <const RowJob*>context
-    cdef Py_ssize_t[MOST_SIDE_BY_SIDE] labels
-    cdef double[MOST_SIDE_BY_SIDE] weights
+    cdef Py_ssize_t* labels = <Py_ssize_t*>carve(&scratch, TILE_BYTES)
+    cdef double* weights = <double*>scratch
     cdef Py_ssize_t start = chunk * MOST_SIDE_BY_SIDE
     cdef Py_ssize_t n = min(<Py_ssize_t>MOST_SIDE_BY_SIDE, job.count - start)
     cdef Py_ssize_t k, outside
@@ -217,7 +216,7 @@ cdef struct Batch:
     # The first number of each row, then the second ones ...; folds on their way, those of each row together.
     char* numbers
     Py_ssize_t spacing
-    double[MOST_BATCHED * MAX_FOLDS] folded
+    double* folded
     # Of a list of labels: how many there are, and the results so far.
     Py_ssize_t* list
     Py_ssize_t listed
@@ -241,39 +240,55 @@ cdef Py_ssize_t whole_row(const RowJob* job) noexcept nogil:
     return (job.length * job.work.itemsize + 127) // 64 * 64
 
 
-cdef char* batch_buffers(const RowJob* job, Batch* batch) noexcept nogil:
-    """Memory for what of a batch's rows does not lie ready: to be freed."""
+cdef inline bint is_buffered(const RowJob* job, int k) noexcept nogil:
+    """Whether rows of this array, an input or what passes write, are held in memory of the batch's own."""
+    return not job.rows[k].along if k < job.inputs else job.program.kept[k]
+
+
+cdef size_t batch_room(const RowJob* job) noexcept nogil:
+    """The memory of a batch: what of its rows does not lie ready."""
     cdef const RowProgram* program = job.program
-    cdef Py_ssize_t used, whole = whole_row(job), each = job.batch * whole, size
-    cdef char* scratch
+    cdef Py_ssize_t whole = whole_row(job)
+    cdef size_t size = MOST_BATCHED * (MAX_FOLDS * sizeof(double) + program.numbers * job.work.itemsize)
+    cdef int k
+    for k in range(program.rows):
+        if is_buffered(job, k):
+            size += job.batch * whole
+    if job.members >= 0:
+        size += program.outputs * whole + whole_lines(job.length * sizeof(Py_ssize_t))
+    return size
+
+
+cdef char* set_up_batch(const RowJob* job, Batch* batch, char* scratch) noexcept nogil:
+    """Divide `batch_room` bytes among the batch's arrays; returns what lies behind them."""
+    cdef const RowProgram* program = job.program
+    cdef Py_ssize_t whole = whole_row(job)
     cdef int k
     batch.spacing = MOST_BATCHED * job.work.itemsize
-    size = program.numbers * batch.spacing
-    for k in range(program.rows):
-        if not job.rows[k].along if k < job.inputs else program.kept[k]:
-            size += each
-    if job.members >= 0:
-        size += program.outputs * whole + job.length * sizeof(Py_ssize_t)
-    scratch = <char*>malloc(size + 64)
-    if scratch == NULL:
-        job.out_of_memory[0] = True
-        return NULL
-    batch.numbers = aligned(scratch)
-    used = program.numbers * batch.spacing
+    batch.folded = <double*>carve(&scratch, MOST_BATCHED * MAX_FOLDS * sizeof(double))
+    batch.numbers = carve(&scratch, program.numbers * batch.spacing)
     for k in range(program.rows):
         batch.rows[k] = NULL
         batch.strides[k] = whole
-        if not job.rows[k].along if k < job.inputs else program.kept[k]:
-            batch.rows[k] = batch.numbers + used
-            used += each
+        if is_buffered(job, k):
+            batch.rows[k] = carve(&scratch, job.batch * whole)
         elif k < job.inputs:
             batch.strides[k] = job.rows[k].rows.strides[0]
     if job.members >= 0:
         for k in range(program.outputs):
-            batch.sums[k] = batch.numbers + used
-            used += whole
-        batch.list = <Py_ssize_t*>(batch.numbers + used)
+            batch.sums[k] = carve(&scratch, whole)
+        batch.list = <Py_ssize_t*>carve(&scratch, job.length * sizeof(Py_ssize_t))
     return scratch
+
+
+cdef size_t pass_room(const RowJob* job) noexcept nogil:
+    """The memory for a pass's tiles: see `lay_out_pass`."""
+    return (job.program.outputs + job.program.rows + 1) * TILE_BYTES
+
+
+cdef size_t along_room(const RowJob* job) noexcept nogil:
+    """The memory that a thread needs for `along_chunk`."""
+    return batch_room(job) + 3 * TILE_BYTES + pass_room(job)
 
 
 cdef void begin_batch(const RowJob* job, Batch* batch) noexcept nogil:
@@ -345,7 +360,7 @@ cdef void lay_out_pass(const RowJob* job, const Batch* batch, int stage, char* m
     cdef int k, f, code, used = 0
     walk.streams = streams
     for k in range(program.outputs):
-        walk.outputs[k] = aligned(memory) + used * TILE_BYTES
+        walk.outputs[k] = memory + used * TILE_BYTES
         used += 1
     for k in range(loop.count):
         code = loop.arrays[k]
@@ -354,7 +369,7 @@ cdef void lay_out_pass(const RowJob* job, const Batch* batch, int stage, char* m
         elif code >= NUMBERS_FROM:
             walk.arrays[k], walk.to_next_row[k], walk.to_next_element[k] = batch.numbers + (code - NUMBERS_FROM) * batch.spacing, itemsize, 0
         elif batch.rows[code] == NULL:
-            tiles[code] = aligned(memory) + used * TILE_BYTES
+            tiles[code] = memory + used * TILE_BYTES
             walk.arrays[k], walk.to_next_row[k], walk.to_next_element[k] = tiles[code], 0, 0
             used += 1
         else:
@@ -481,9 +496,8 @@ cdef bint rises(const RowJob* job, int stage, char* numbers, Py_ssize_t spacing,
     return job.work.rise(numbers + program.rising[stage] * spacing, numbers + program.following[stage] * spacing, count)
 
 
-cdef void leave_out(const RowJob* job, Py_ssize_t index) noexcept nogil:
-    """A row without weight: its results are 0."""
-    cdef char[TILE_BYTES] zeros
+cdef void leave_out(const RowJob* job, Py_ssize_t index, char* zeros) noexcept nogil:
+    """A row without weight: its results are 0; `zeros` is memory for a tile."""
     cdef const RowOperand* target
     cdef Py_ssize_t start
     cdef int f
@@ -512,9 +526,8 @@ cdef void fetch(const RowJob* job, Py_ssize_t index) noexcept nogil:
                 prefetch(source + offset)
 
 
-cdef void run_batch(const RowJob* job, Batch* batch, Py_ssize_t last, Stream* streams) noexcept nogil:
+cdef void run_batch(const RowJob* job, Batch* batch, Py_ssize_t last, char* memory, Stream* streams) noexcept nogil:
     """All passes over a batch; the next one, if it comes before `last`, is asked for row by row."""
-    cdef char[MAX_FOLDS * TILE_BYTES + 64] memory
     cdef Py_ssize_t r, start, repeats, following
     cdef Walk walk
     cdef int stage
@@ -536,7 +549,7 @@ cdef void run_batch(const RowJob* job, Batch* batch, Py_ssize_t last, Stream* st
                 break
 
 
-cdef double run_list(const RowJob* job, Batch* batch, Py_ssize_t last, Stream* streams) noexcept nogil:
+cdef double run_list(const RowJob* job, Batch* batch, Py_ssize_t last, char* memory, Stream* streams) noexcept nogil:
     """The passes over the batch's one row for each of its labels: values and results add up."""
     cdef Py_ssize_t start, k
     cdef double total = 0
@@ -546,7 +559,7 @@ cdef double run_list(const RowJob* job, Batch* batch, Py_ssize_t last, Stream* s
     for k in range(batch.listed):
         batch.labels[0] = batch.list[k]
         pick_numbers(job, batch)
-        run_batch(job, batch, last if k == batch.listed - 1 else 0, streams)
+        run_batch(job, batch, last if k == batch.listed - 1 else 0, memory, streams)
         total += value_of(job, batch, 0)
     for f in range(job.program.outputs):
         start = 0
@@ -556,23 +569,20 @@ cdef double run_list(const RowJob* job, Batch* batch, Py_ssize_t last, Stream* s
     return total
 
 
-cdef void along_chunk(void* context, Py_ssize_t chunk) noexcept nogil:
+cdef void along_chunk(void* context, Py_ssize_t chunk, char* scratch) noexcept nogil:
     """A group of rows, batch after batch: each goes through its passes in tiles."""
     cdef const RowJob* job = <const RowJob*>context
     cdef const Tilework* work = job.work
     cdef Py_ssize_t first = chunk * job.group
     cdef Py_ssize_t last = min(first + job.group, job.count)
-    cdef Py_ssize_t[MOST_SIDE_BY_SIDE] labels
-    cdef double[MOST_SIDE_BY_SIDE] weights
-    cdef char[2 * TILE_BYTES + 64] memory
-    cdef char* values = aligned(memory)
+    cdef Py_ssize_t* labels = <Py_ssize_t*>carve(&scratch, TILE_BYTES)
+    cdef double* weights = <double*>carve(&scratch, TILE_BYTES)
+    cdef char* values = carve(&scratch, TILE_BYTES)
     cdef Batch batch
     cdef Py_ssize_t r, correct = 0
     cdef double total = 0
     cdef Stream[MAX_OUTPUTS] streams
-    cdef char* scratch = batch_buffers(job, &batch)
-    if scratch == NULL:
-        return
+    cdef char* memory = set_up_batch(job, &batch, scratch)
     begin_streams(job, streams)
     chunk_weights(job, first, last - first, labels, weights)
     batch.first = first
@@ -581,18 +591,17 @@ cdef void along_chunk(void* context, Py_ssize_t chunk) noexcept nogil:
         batch.labels, batch.weights = labels + (batch.first - first), weights + (batch.first - first)
         begin_batch(job, &batch)
         if job.members < 0:
-            run_batch(job, &batch, last, streams)
+            run_batch(job, &batch, last, memory, streams)
         elif batch.weights[0] != 0:
-            total = run_list(job, &batch, last, streams)
+            total = run_list(job, &batch, last, memory, streams)
         for r in range(batch.count):
             if batch.weights[r] == 0:
-                leave_out(job, batch.first + r)
+                leave_out(job, batch.first + r, memory)
             put(work, values + (batch.first + r - first) * work.itemsize, 0 if batch.weights[r] == 0 else total if job.members >= 0 else value_of(job, &batch, r))
             correct += others_of(job, &batch, r)
         batch.first += batch.count
     end_streams(job, streams)
     job.correct_by_chunk[chunk] = correct
-    free(scratch)
     finish_values(job, chunk, first, last - first, values)
 
 
@@ -604,9 +613,8 @@ cdef struct Segments:
     double* folded
 
 
-cdef void segment_chunk(void* context, Py_ssize_t chunk) noexcept nogil:
+cdef void segment_chunk(void* context, Py_ssize_t chunk, char* memory) noexcept nogil:
     cdef const Segments* segments = <const Segments*>context
-    cdef char[MAX_FOLDS * TILE_BYTES + 64] memory
     cdef double* folded = segments.folded + chunk * MAX_FOLDS
     cdef Stream[MAX_OUTPUTS] streams
     cdef Walk walk
@@ -617,46 +625,52 @@ cdef void segment_chunk(void* context, Py_ssize_t chunk) noexcept nogil:
     end_streams(segments.job, streams)
 
 
-cdef int run_long_rows(RowJob* job, double nanoseconds) except -1:
+cdef size_t long_rows_room(const RowJob* job) noexcept nogil:
+    """The memory that the threads of `run_long_rows` share."""
+    return batch_room(job) + TILE_BYTES + (job.length + CHUNK - 1) // CHUNK * MAX_FOLDS * sizeof(double)
+
+
+cdef int run_long_rows(RowJob* job, const Scratch* scratch, char* shared) except -1:
     """As the chunks of rows along, to the last bit, with the segments of each row shared between threads: for few long rows."""
-    cdef Py_ssize_t chunks = (job.length + CHUNK - 1) // CHUNK
-    cdef Py_ssize_t label, chunk, index, repeats
+    cdef Py_ssize_t label, index
     cdef double weight, value
     cdef Segments segments
     cdef Batch batch
-    cdef int f, stage
-    cdef char* scratch = batch_buffers(job, &batch)
-    if scratch == NULL:
-        return 0
-    shares = bytearray(chunks * MAX_FOLDS * sizeof(double))
-    segments.job, segments.batch, segments.folded = job, &batch, <double*><char*>shares
+    shared = set_up_batch(job, &batch, shared)
+    segments.job, segments.batch = job, &batch
+    segments.folded = <double*>(shared + whole_lines(TILE_BYTES))
     batch.count, batch.labels, batch.weights = 1, &label, &weight
-    try:
-        for index in range(job.count):
-            chunk_weights(job, index, 1, &label, &weight)
-            batch.first = index
-            value = 0
-            begin_batch(job, &batch)
-            if weight == 0:
-                leave_out(job, index)
-            else:
-                for stage in range(job.program.stages):
-                    begin_pass(job, &batch, stage)
-                    segments.stage, repeats = stage, 0
-                    while True:
-                        run_chunks(segment_chunk, &segments, chunks, nanoseconds / job.count / job.program.stages)
-                        for chunk in range(chunks):
-                            for f in range(job.program.folds_of[stage]):
-                                join_folds(&job.program.folds[stage][f], &batch.folded[f], segments.folded[chunk * MAX_FOLDS + f])
-                        repeats += 1
-                        if not end_pass(job, &batch, stage, repeats):
-                            break
-                value = value_of(job, &batch, 0)
-            job.correct_by_chunk[index] = others_of(job, &batch, 0)
-            put(job.work, <char*>&batch.folded[0], value)
-            finish_values(job, index, index, 1, <char*>&batch.folded[0])
-    finally:
-        free(scratch)
+    for index in range(job.count):
+        chunk_weights(job, index, 1, &label, &weight)
+        batch.first = index
+        value = 0
+        begin_batch(job, &batch)
+        if weight == 0:
+            leave_out(job, index, shared)
+        else:
+            run_long_row(job, &batch, &segments, scratch)
+            value = value_of(job, &batch, 0)
+        job.correct_by_chunk[index] = others_of(job, &batch, 0)
+        put(job.work, <char*>batch.folded, value)
+        finish_values(job, index, index, 1, <char*>batch.folded)
+    return 0
+
+
+cdef int run_long_row(RowJob* job, Batch* batch, Segments* segments, const Scratch* scratch) except -1:
+    """All passes over one row."""
+    cdef Py_ssize_t chunk, repeats, chunks = (job.length + CHUNK - 1) // CHUNK
+    cdef int f, stage
+    for stage in range(job.program.stages):
+        begin_pass(job, batch, stage)
+        segments.stage, repeats = stage, 0
+        while True:
+            run_chunks(segment_chunk, segments, chunks, scratch)
+            for chunk in range(chunks):
+                for f in range(job.program.folds_of[stage]):
+                    join_folds(&job.program.folds[stage][f], &batch.folded[f], segments.folded[chunk * MAX_FOLDS + f])
+            repeats += 1
+            if not end_pass(job, batch, stage, repeats):
+                break
     return 0
 
 
@@ -695,153 +709,218 @@ cdef void finish_values(const RowJob* job, Py_ssize_t chunk, Py_ssize_t first, P
         scatter(&job.value, first, count, values, job.work.itemsize)
 
 
-cdef void run_across(const RowJob* job, const Run* run, char* planes, Py_ssize_t plane, Py_ssize_t n) noexcept nogil:
+cdef void run_across(const RowJob* job, const Run* run, char* planes, Py_ssize_t plane, double* sums, Py_ssize_t n) noexcept nogil:
     """As `Tilework.run`, for rows side by side."""
-    cdef double[MOST_SIDE_BY_SIDE] sums
     cdef Py_ssize_t c
     memset(sums, 0, n * sizeof(double))
     for c in range(job.length):
         job.work.run_on(planes + (job.length - 1 - c if run.backwards else c) * plane, sums, n)
 
 
-cdef void across_chunk(void* context, Py_ssize_t chunk) noexcept nogil:
-    """A group of rows side by side: the first elements of all, then the second ones ..."""
-    cdef const RowJob* job = <const RowJob*>context
+cdef struct Planes:
+    # A group of rows side by side: the first elements of all, then the second ones ...
+    Py_ssize_t first
+    Py_ssize_t count
+    # From plane to plane, each one element of all rows; and from element to element of an array, 0 for what every element overwrites.
+    Py_ssize_t plane
+    char* rows[MAX_ROWS]
+    Py_ssize_t[MAX_ROWS] steps
+    char* outputs[MAX_OUTPUTS]
+    char* numbers
+    Py_ssize_t* labels
+    double* weights
+    # Factors of the rows; the labels as numbers of the kernels' type; the first largest elements.
+    char* scales
+    char* names
+    char* predicted
+    double* sums
+
+
+cdef Py_ssize_t plane_size(const RowJob* job) noexcept nogil:
+    """A stagger keeps planes out of each other's way in the cache."""
+    return (job.group * job.work.itemsize + 63) // 64 * 64 + 64
+
+
+cdef inline bint is_plane_buffered(const RowJob* job, int k) noexcept nogil:
+    return not job.rows[k].across if k < job.inputs else job.program.kept[k]
+
+
+cdef size_t across_room(const RowJob* job) noexcept nogil:
+    """The memory that a thread needs for `across_chunk`."""
+    cdef const RowProgram* program = job.program
+    cdef Py_ssize_t plane = plane_size(job)
+    cdef size_t size = 3 * TILE_BYTES + (program.numbers + 3) * plane + program.outputs * plane * job.length
+    cdef int k
+    for k in range(program.rows):
+        if is_plane_buffered(job, k):
+            size += plane * job.length
+    return size
+
+
+cdef void set_up_planes(const RowJob* job, Planes* planes, char* scratch) noexcept nogil:
+    cdef const RowProgram* program = job.program
+    cdef Py_ssize_t plane = plane_size(job)
+    cdef int k
+    planes.plane = plane
+    planes.numbers = carve(&scratch, program.numbers * plane)
+    planes.scales = carve(&scratch, plane)
+    planes.names = carve(&scratch, plane)
+    planes.predicted = carve(&scratch, plane)
+    for k in range(program.outputs):
+        planes.outputs[k] = carve(&scratch, plane * job.length)
+    for k in range(program.rows):
+        planes.rows[k], planes.steps[k] = planes.numbers, 0
+        if is_plane_buffered(job, k):
+            planes.rows[k], planes.steps[k] = carve(&scratch, plane * job.length), plane
+        elif k < job.inputs:
+            planes.rows[k], planes.steps[k] = place(&job.rows[k].rows, planes.first), job.rows[k].stride
+    planes.labels = <Py_ssize_t*>carve(&scratch, TILE_BYTES)
+    planes.weights = <double*>carve(&scratch, TILE_BYTES)
+    planes.sums = <double*>scratch
+
+
+cdef void load_planes(const RowJob* job, Planes* planes) noexcept nogil:
+    """The rows, their numbers, labels and weights, and the elements at the labels."""
     cdef const RowProgram* program = job.program
     cdef const Tilework* work = job.work
-    cdef Py_ssize_t itemsize = work.itemsize
-    cdef Py_ssize_t first = chunk * job.group
-    cdef Py_ssize_t n = min(job.group, job.count - first)
-    # A plane holds one element of each row; a stagger keeps them out of each other's way in the cache.
-    cdef Py_ssize_t plane = (job.group * itemsize + 63) // 64 * 64 + 64
-    cdef Py_ssize_t whole = plane * job.length
-    cdef Py_ssize_t[MOST_SIDE_BY_SIDE] labels
-    cdef double[MOST_SIDE_BY_SIDE] weights
-    cdef char* rows[MAX_ROWS]
-    cdef char* here[MAX_ROWS]
-    cdef Py_ssize_t[MAX_ROWS] steps
-    cdef char* outputs[MAX_OUTPUTS]
-    cdef char* columns[MAX_OUTPUTS]
-    cdef void* tiles[MAX_LOOP_ARRAYS]
-    cdef const Loop* loop
-    cdef const Fold* fold
-    cdef const RowOperand* output
+    cdef Py_ssize_t itemsize = work.itemsize, n = planes.count, step, c
     cdef Operand shifted
-    cdef char* scratch
-    cdef char* numbers
-    cdef char* scales
-    cdef char* names
-    cdef char* predicted
     cdef char* source
     cdef char* target
-    cdef Py_ssize_t size, step, c, index, repeats, correct = 0
-    cdef double start
-    cdef int k, f
-    size = (program.numbers + 3) * plane + program.outputs * whole
-    for k in range(program.rows):
-        if k >= job.inputs and program.kept[k] or k < job.inputs and not job.rows[k].across:
-            size += whole
-    scratch = <char*>malloc(size + 64)
-    if scratch == NULL:
-        job.out_of_memory[0] = True
-        return
-    numbers = aligned(scratch)
-    scales = numbers + program.numbers * plane
-    # The labels as numbers of the kernels' type.
-    names = scales + plane
-    predicted = names + plane
-    size = (program.numbers + 3) * plane
-    for k in range(program.outputs):
-        outputs[k] = numbers + size
-        size += whole
-    for k in range(program.rows):
-        rows[k] = numbers
-        steps[k] = 0
-        if k < job.inputs and job.rows[k].across:
-            rows[k] = place(&job.rows[k].rows, first)
-            steps[k] = job.rows[k].stride
-        elif k < job.inputs or program.kept[k]:
-            rows[k] = numbers + size
-            steps[k] = plane
-            size += whole
-        if k >= job.inputs or job.rows[k].across:
+    cdef int k
+    for k in range(job.inputs):
+        if job.rows[k].across:
             continue
         if job.rows[k].packed:
-            work.split(place(&job.rows[k].rows, first), job.length, rows[k], plane // itemsize, n)
+            work.split(place(&job.rows[k].rows, planes.first), job.length, planes.rows[k], planes.plane // itemsize, n)
         else:
             shifted = job.rows[k].rows
             for c in range(job.length):
-                gather(&shifted, first, n, rows[k] + c * plane, itemsize)
+                gather(&shifted, planes.first, n, planes.rows[k] + c * planes.plane, itemsize)
                 shifted.data += job.rows[k].stride
-    chunk_weights(job, first, n, labels, weights)
+    chunk_weights(job, planes.first, n, planes.labels, planes.weights)
     for k in range(job.given):
-        gather(&job.numbers[k], first, n, numbers + k * plane, itemsize)
-    work.load[I64](<char*>labels, 8, names, n)
+        gather(&job.numbers[k], planes.first, n, planes.numbers + k * planes.plane, itemsize)
+    work.load[I64](<char*>planes.labels, 8, planes.names, n)
     for k in range(program.picks):
-        source, target, step = rows[program.pick_row[k]], numbers + program.pick_number[k] * plane, steps[program.pick_row[k]]
+        source, step = planes.rows[program.pick_row[k]], planes.steps[program.pick_row[k]]
+        target = planes.numbers + program.pick_number[k] * planes.plane
         if job.length < LONG_ROW:
-            work.pick(source, step // itemsize, job.length, names, target, n)
+            work.pick(source, step // itemsize, job.length, planes.names, target, n)
         else:
             for c in range(n):
-                memcpy(target + c * itemsize, source + labels[c] * step + c * itemsize, itemsize)
+                memcpy(target + c * itemsize, source + planes.labels[c] * step + c * itemsize, itemsize)
+
+
+cdef void run_planes(const RowJob* job, Planes* planes) noexcept nogil:
+    """All passes over the group."""
+    cdef const RowProgram* program = job.program
+    cdef const Loop* loop
+    cdef const Run* run
+    cdef void* tiles[MAX_LOOP_ARRAYS]
+    cdef Py_ssize_t repeats
+    cdef int k, f
     for k in range(program.stages):
         loop = &program.steps[k]
         if loop.count:
-            arrange(loop, tiles, rows, 0, numbers, plane, outputs)
-            loop.kernel(n, tiles, job.uniforms)
-        loop, repeats = &program.across[k], 0
+            arrange(loop, tiles, planes.rows, 0, planes.numbers, planes.plane, planes.outputs)
+            loop.kernel(planes.count, tiles, job.uniforms)
+        repeats = 0
         while True:
-            for f in range(program.folds_of[k]):
-                fold = &program.folds[k][f]
-                start = 0 if fold.is_sum else -INFINITY
-                work.load[F64](<char*>&start, 0, numbers + fold.number * plane, n)
-            for c in range(job.length if loop.count else 0):
-                for f in range(program.rows):
-                    here[f] = rows[f] + c * steps[f]
-                for f in range(program.outputs):
-                    columns[f] = outputs[f] + c * plane
-                arrange(loop, tiles, here, 0, numbers, plane, columns)
-                loop.kernel(n, tiles, job.uniforms)
+            run_plane_pass(job, planes, k)
             repeats += 1
-            if not rises(job, k, numbers, plane, repeats, n):
+            if not rises(job, k, planes.numbers, planes.plane, repeats, planes.count):
                 break
         for f in range(program.runs_of[k]):
-            run_across(job, &program.runs[k][f], rows[program.runs[k][f].row], plane, n)
-    work.times(weights, job.factor, scales, n)
-    for f in range(program.outputs):
-        output = &job.outputs[f]
-        if program.at_label[f] >= 0:
-            source = numbers + program.at_label[f] * plane
-            if job.length < LONG_ROW:
-                work.add(outputs[f], plane // itemsize, job.length, names, source, n)
-            else:
-                for c in range(n):
-                    add_to(work, outputs[f] + labels[c] * plane + c * itemsize, source + c * itemsize)
-        shifted = output.rows
-        for c in range(job.length):
-            source = outputs[f] + c * plane
-            work.weigh(source, scales, 1.0, place(&shifted, first) if output.across else source, n)
-            if not output.across and not output.packed:
-                scatter(&shifted, first, n, source, itemsize)
-            shifted.data += output.stride
-        if output.packed and not output.across:
-            work.join(outputs[f], plane // itemsize, place(&output.rows, first), job.length, n)
-    work.times(weights, 1.0, scales, n)
-    work.weigh(numbers + program.value * plane, scales, 1.0, numbers + program.value * plane, n)
-    finish_values(job, chunk, first, n, numbers + program.value * plane)
+            run = &program.runs[k][f]
+            run_across(job, run, planes.rows[run.row], planes.plane, planes.sums, planes.count)
+
+
+cdef void run_plane_pass(const RowJob* job, Planes* planes, int stage) noexcept nogil:
+    """One pass, element by element of all rows."""
+    cdef const RowProgram* program = job.program
+    cdef const Loop* loop = &program.across[stage]
+    cdef const Fold* fold
+    cdef char* here[MAX_ROWS]
+    cdef char* columns[MAX_OUTPUTS]
+    cdef void* tiles[MAX_LOOP_ARRAYS]
+    cdef Py_ssize_t c
+    cdef double start
+    cdef int f
+    for f in range(program.folds_of[stage]):
+        fold = &program.folds[stage][f]
+        start = 0 if fold.is_sum else -INFINITY
+        job.work.load[F64](<char*>&start, 0, planes.numbers + fold.number * planes.plane, planes.count)
+    for c in range(job.length if loop.count else 0):
+        for f in range(program.rows):
+            here[f] = planes.rows[f] + c * planes.steps[f]
+        for f in range(program.outputs):
+            columns[f] = planes.outputs[f] + c * planes.plane
+        arrange(loop, tiles, here, 0, planes.numbers, planes.plane, columns)
+        loop.kernel(planes.count, tiles, job.uniforms)
+
+
+cdef void store_planes(const RowJob* job, Planes* planes, int f) noexcept nogil:
+    """Add what the labels' elements have besides; weigh and store."""
+    cdef const RowOperand* output = &job.outputs[f]
+    cdef const Tilework* work = job.work
+    cdef Py_ssize_t itemsize = work.itemsize, n = planes.count, plane = planes.plane, c
+    cdef Operand shifted = output.rows
+    cdef char* source
+    if job.program.at_label[f] >= 0:
+        source = planes.numbers + job.program.at_label[f] * plane
+        if job.length < LONG_ROW:
+            work.add(planes.outputs[f], plane // itemsize, job.length, planes.names, source, n)
+        else:
+            for c in range(n):
+                add_to(work, planes.outputs[f] + planes.labels[c] * plane + c * itemsize, source + c * itemsize)
+    for c in range(job.length):
+        source = planes.outputs[f] + c * plane
+        work.weigh(source, planes.scales, 1.0, place(&shifted, planes.first) if output.across else source, n)
+        if not output.across and not output.packed:
+            scatter(&shifted, planes.first, n, source, itemsize)
+        shifted.data += output.stride
+    if output.packed and not output.across:
+        work.join(planes.outputs[f], plane // itemsize, place(&output.rows, planes.first), job.length, n)
+
+
+cdef Py_ssize_t store_others(const RowJob* job, Planes* planes) noexcept nogil:
+    """Store what is wanted of the rows besides; returns how many have the label's element as their first largest."""
+    cdef Py_ssize_t itemsize = job.work.itemsize, c, index, correct = 0
+    cdef char* source
     if job.other_number >= 0:
-        source = numbers + job.other_number * plane
-        for c in range(n):
-            if weights[c] == 0:
-                put(work, source + c * itemsize, 0)
-        scatter(&job.other, first, n, source, itemsize)
+        source = planes.numbers + job.other_number * planes.plane
+        for c in range(planes.count):
+            if planes.weights[c] == 0:
+                put(job.work, source + c * itemsize, 0)
+        scatter(&job.other, planes.first, planes.count, source, itemsize)
     if job.predicts:
         # Scales are not needed any more.
-        work.predict(rows[0], steps[0] // itemsize, job.length, scales, predicted, n)
-        for c in range(n):
-            index = <Py_ssize_t>as_double(work, predicted + c * itemsize)
-            correct += weights[c] != 0 and index == labels[c]
+        job.work.predict(planes.rows[0], planes.steps[0] // itemsize, job.length, planes.scales, planes.predicted, planes.count)
+        for c in range(planes.count):
+            index = <Py_ssize_t>as_double(job.work, planes.predicted + c * itemsize)
+            correct += planes.weights[c] != 0 and index == planes.labels[c]
             if job.predicted.data != NULL:
-                (<Py_ssize_t*>place(&job.predicted, first + c))[0] = index
-    job.correct_by_chunk[chunk] = correct
-    free(scratch)
+                (<Py_ssize_t*>place(&job.predicted, planes.first + c))[0] = index
+    return correct
+
+
+cdef void across_chunk(void* context, Py_ssize_t chunk, char* scratch) noexcept nogil:
+    """A group of rows side by side."""
+    cdef const RowJob* job = <const RowJob*>context
+    cdef char* values
+    cdef Planes planes
+    cdef int f
+    planes.first = chunk * job.group
+    planes.count = min(job.group, job.count - planes.first)
+    set_up_planes(job, &planes, scratch)
+    load_planes(job, &planes)
+    run_planes(job, &planes)
+    job.work.times(planes.weights, job.factor, planes.scales, planes.count)
+    for f in range(job.program.outputs):
+        store_planes(job, &planes, f)
+    values = planes.numbers + job.program.value * planes.plane
+    job.work.times(planes.weights, 1.0, planes.scales, planes.count)
+    job.work.weigh(values, planes.scales, 1.0, values, planes.count)
+    finish_values(job, chunk, planes.first, planes.count, values)
+    job.correct_by_chunk[chunk] = store_others(job, &planes)

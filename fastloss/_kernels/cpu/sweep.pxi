@@ -120,13 +120,11 @@ cdef inline void adjust_tiles(
         update.work.plus(tiles[0], spare, 1, n)
 
 
-cdef void update_piece(const Round* this, const Piece* piece) noexcept nogil:
+cdef void update_piece(const Round* this, const Piece* piece, char* scratch) noexcept nogil:
     cdef const Update* update = &this.updates[piece.update]
     cdef const Tilework* work = update.work
     cdef Py_ssize_t itemsize = work.itemsize
     cdef Py_ssize_t spacing = TILE * itemsize + 192
-    cdef char[(MAX_ARRAYS + 1) * TILE_BYTES + 64] memory
-    cdef char* scratch = aligned(memory)
     cdef char* spare = scratch + MAX_ARRAYS * spacing
     cdef char* tile
     cdef void* tiles[MAX_ARRAYS]
@@ -178,23 +176,21 @@ cdef void update_piece(const Round* this, const Piece* piece) noexcept nogil:
         restore_mode(mode)
 
 
-cdef void update_grain(void* context, Py_ssize_t grain) noexcept nogil:
+cdef void update_grain(void* context, Py_ssize_t grain, char* scratch) noexcept nogil:
     cdef const Round* this = <const Round*>context
     cdef Py_ssize_t p
     if this.backwards:
         grain = this.pieces.grain_count - 1 - grain
     for p in range(this.pieces.grains[grain], this.pieces.grains[grain + 1]):
-        update_piece(this, &this.pieces.pieces[p])
+        update_piece(this, &this.pieces.pieces[p], scratch)
 
 
-cdef void fold_piece(const Round* this, Py_ssize_t p) noexcept nogil:
+cdef void fold_piece(const Round* this, Py_ssize_t p, char* scratch) noexcept nogil:
     """What a rule sums of a piece; tiles are of one size, however the arrays lie, and so are the sums."""
     cdef const Piece* piece = &this.pieces.pieces[p]
     cdef const Update* update = &this.updates[piece.update]
     cdef const Tilework* work = update.work
     cdef Py_ssize_t spacing = TILE * work.itemsize + 192
-    cdef char[(MAX_ARRAYS + 1) * TILE_BYTES + 64] memory
-    cdef char* scratch = aligned(memory)
     cdef void* tiles[MAX_ARRAYS]
     cdef double totals[MAX_ARRAYS]
     cdef Py_ssize_t start = piece.start
@@ -227,20 +223,19 @@ cdef void fold_piece(const Round* this, Py_ssize_t p) noexcept nogil:
         this.sums_by_piece[f * this.pieces.count + p] = totals[f]
 
 
-cdef void fold_grain(void* context, Py_ssize_t grain) noexcept nogil:
+cdef void fold_grain(void* context, Py_ssize_t grain, char* scratch) noexcept nogil:
     cdef const Round* this = <const Round*>context
     cdef Py_ssize_t p
     if this.backwards:
         grain = this.pieces.grain_count - 1 - grain
     for p in range(this.pieces.grains[grain], this.pieces.grains[grain + 1]):
         if this.updates[this.pieces.pieces[p].update].sums:
-            fold_piece(this, p)
+            fold_piece(this, p, scratch)
 
 
-cdef void measure_grain(void* context, Py_ssize_t grain) noexcept nogil:
+cdef void measure_grain(void* context, Py_ssize_t grain, char* scratch) noexcept nogil:
     """The sum of the squares of a grain's gradients as they were given."""
     cdef const Round* this = <const Round*>context
-    cdef char[TILE_BYTES + 64] memory
     cdef const Piece* piece
     cdef const Update* update
     cdef Py_ssize_t p, start, n
@@ -251,7 +246,7 @@ cdef void measure_grain(void* context, Py_ssize_t grain) noexcept nogil:
         start = piece.start
         while start < piece.stop:
             n = min(<Py_ssize_t>TILE, piece.stop - start)
-            total += update.work.squares(at_hand(&update.arrays[1], start - piece.shift, n, aligned(memory), update.work.itemsize), n)
+            total += update.work.squares(at_hand(&update.arrays[1], start - piece.shift, n, scratch, update.work.itemsize), n)
             start += n
     this.squares_by_grain[grain] = total
 
@@ -678,13 +673,14 @@ cdef class Sweep:
 
     cdef int run(self, fastloss_work work, Round* this, double cost) except -1:
         """A pass over all pieces. A step is whole or not at all: no looking for Ctrl-C within it."""
-        cdef int threads
+        cdef Scratch scratch
+        take_scratch(&scratch, 0, (MAX_ARRAYS + 1) * TILE_BYTES, this.pieces.grain_count, this.pieces.elements * UNIT_NS * cost)
         if this.pieces.grain_count == 1:
-            work(this, 0)
-        elif this.pieces.grain_count:
-            threads = fastloss_get_num_threads() if this.pieces.elements * UNIT_NS * cost > SERIAL_NS else 1
+            work(this, 0, scratch.each)
+        else:
             with nogil:
-                fastloss_run(work, NULL, this, this.pieces.grain_count, threads)
+                fastloss_run(work, NULL, this, this.pieces.grain_count, scratch.threads, scratch.each, scratch.room)
+        return_scratch(&scratch)
         return 0
 
     cdef double measure(self, Round* this, list grads, list factors) except? -1:

@@ -58,7 +58,7 @@ class PairPlan:
             if reduction != "none" and value is not None:
                 value[...] = total
             outputs.finish()
-        return total if value is None else value, gradients, None
+        return tuple(result for result, bit in ((total if value is None else value, VALUE), (gradients, GRAD)) if want & bit)
 
     def _check(self, given):
         """Whether shapes, dtypes and places of the inputs agree."""

@@ -59,7 +59,10 @@ class OnStream:
         self._plan, self._stream = plan, None if stream is None else stream_of(stream)
 
     def evaluate(self, want, inputs, sample_weight, reduction, normalizer, value_out, grad_out, hess_out, check, *others):
-        return self.prepare(want, inputs, sample_weight, reduction, normalizer, value_out, grad_out, hess_out, check, *others)()
+        results = self.prepare(
+            want, inputs, sample_weight, reduction, normalizer, value_out, grad_out, hess_out, check, *others
+        )()
+        return (*(result for result in results[:3] if result is not None), *results[3:])
 
     def prepare(self, want, inputs, sample_weight, reduction, normalizer, value_out, grad_out, hess_out, check, *others):
         outs = value_out, grad_out, hess_out
