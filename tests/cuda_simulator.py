@@ -30,6 +30,13 @@ needed = pytest.mark.skipif(_REASON is not None, reason=str(_REASON))
 simulated = pytest.mark.skipif(not (INSTALLED and SIMULATED), reason="test_simulator.py runs it under Numba's simulator")
 
 
+def thinned(values, every):
+    """Every so many of a test's values; the others are for the slow tests, but on a GPU, where they take no time."""
+    if not SIMULATED and INSTALLED and _REASON is None:
+        return list(values)
+    return [value if k % every == 0 else pytest.param(value, marks=pytest.mark.slow) for k, value in enumerate(values)]
+
+
 class Lent:
     """A NumPy array's memory on the GPU, strides, alignment and all, as a library lends it that fastloss does not know.
 

@@ -8,10 +8,10 @@ import fastloss as fl
 from fastloss.formula import PROBABILITIES, ClassWeight, graph
 
 from . import cuda_simulator, inputs, row_sums
-from .cuda_simulator import Lent, host, lent
+from .cuda_simulator import Lent, host, lent, thinned
 
 pytestmark = cuda_simulator.needed
-BOTH = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["f32", "f64"])
+BOTH = pytest.mark.parametrize("dtype", thinned([np.float32, np.float64], 2), ids=["f32", "f64"])
 # Of 16 threads in a block and 4 in a warp under the simulator: a thread, a warp, a block for each row, and vectors with a tail.
 LENGTHS = (3, 5, 16, 19)
 # Of sums, relative to the sum of what is added up: those of the CPU engine are in lanes of the dtype first.
@@ -71,7 +71,7 @@ SUMS = pytest.mark.parametrize(("reduction", "dtype"), [("sum", np.float32), ("m
 
 
 @SUMS
-@pytest.mark.parametrize("case", inputs.ONE_EACH, ids=str)
+@pytest.mark.parametrize("case", thinned(inputs.ONE_EACH, 4), ids=str)
 def test_pointwise_sums_and_means(case, dtype, reduction):
     arrays = inputs.blocks(case, (7, 6), dtype, seed=2)
     weight = inputs.weights((7, 1), dtype) if reduction == "mean" else None
@@ -149,7 +149,7 @@ def test_row_losses_are_the_cpu_engines_but_for_the_order_of_their_sums(name, va
 
 
 @pytest.mark.parametrize("length", [1, 4, 5, 17, 67])
-@pytest.mark.parametrize("name", fl.losses.ROWS)
+@pytest.mark.parametrize("name", thinned(fl.losses.ROWS, 3))
 def test_lengths_about_the_limits_of_groups_and_vectors(name, length):
     """Values alone, against float64: the slack of every loss in every variant is looked at above."""
     loss = getattr(fl, name)
@@ -162,7 +162,7 @@ def test_lengths_about_the_limits_of_groups_and_vectors(name, length):
         np.testing.assert_allclose(one, wanted, rtol=0, atol=1e-5 * max(1e-30, np.abs(wanted).max()))
 
 
-@pytest.mark.parametrize("half", ["float16", "bfloat16"])
+@pytest.mark.parametrize("half", thinned(["float16", "bfloat16"], 2))
 @pytest.mark.parametrize("name", fl.losses.ROWS)
 def test_row_losses_of_halves_are_computed_in_float32(name, half):
     loss, dtype = getattr(fl, name), dtype_of(half)
@@ -179,7 +179,7 @@ def test_row_losses_of_halves_are_computed_in_float32(name, half):
 
 
 @SUMS
-@pytest.mark.parametrize("name", fl.losses.ROWS)
+@pytest.mark.parametrize("name", thinned(fl.losses.ROWS, 3))
 def test_row_sums_and_means(name, dtype, reduction):
     loss = getattr(fl, name)
     arrays = of_dtype(draw(loss.formula, (18, 4), loss.formula.optional, seed=4), dtype)

@@ -10,7 +10,7 @@ from rules import RULES, VARIANTS, draw, ident
 
 import fastloss as fl
 
-from .cuda_simulator import SIMULATED, cuda, needed, to_gpu, to_host
+from .cuda_simulator import SIMULATED, cuda, needed, thinned, to_gpu, to_host
 
 pytestmark = needed
 
@@ -112,7 +112,7 @@ def test_every_variant_has_the_cpu_engines_bits(name, hyper, dtype=np.float32):
     pair.check(64 if pair.gpu._kernels[0].is_whole else ULP)
 
 
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("name", thinned(RULES, 4))
 def test_every_rule_in_double(name):
     test_every_variant_has_the_cpu_engines_bits(name, RULES[name].hyper, np.float64)
 
@@ -179,7 +179,7 @@ def test_groups_have_their_own_numbers_and_structure():
 
 
 @pytest.mark.parametrize("param", DTYPES)
-@pytest.mark.parametrize("state", DTYPES)
+@pytest.mark.parametrize("state", thinned(DTYPES, 2))
 @pytest.mark.parametrize("rounding", ["nearest", "compensated"])
 def test_storage_mixtures(param, state, rounding):
     rng = np.random.default_rng(62)

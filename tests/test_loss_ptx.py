@@ -114,7 +114,9 @@ def row_kernels(laid_out, name, length, dtype):
     return laid_out(getattr(fl, name), what, somewhere(getattr(fl, name), (64, length), dtype))
 
 
-@pytest.mark.parametrize("k", range(len(inputs.ONE_EACH)), ids=[case.name for case in inputs.ONE_EACH])
+@pytest.mark.parametrize(
+    "k", cuda_simulator.thinned(range(len(inputs.ONE_EACH)), 4), ids=[case.name for case in inputs.ONE_EACH]
+)
 def test_pointwise_losses(laid_out, k):
     check_all(pointwise_kernels(laid_out, inputs.ONE_EACH[k], "float32"), "float32", capability_of(k))
 
@@ -126,12 +128,12 @@ def test_pointwise_losses_of_other_dtypes(laid_out, name, dtype):
     check_all(pointwise_kernels(laid_out, case, dtype), dtype, CAPABILITIES)
 
 
-@pytest.mark.parametrize("k", range(len(fl.losses.ROWS)), ids=fl.losses.ROWS)
+@pytest.mark.parametrize("k", cuda_simulator.thinned(range(len(fl.losses.ROWS)), 4), ids=fl.losses.ROWS)
 def test_row_losses(laid_out, k):
     check_all(row_kernels(laid_out, fl.losses.ROWS[k], LENGTHS[k % 3], "float32"), "float32", capability_of(k))
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float16", "bfloat16"])
+@pytest.mark.parametrize("dtype", cuda_simulator.thinned(["bfloat16", "float64", "float16"], 3))
 @pytest.mark.parametrize("length", LENGTHS)
 def test_row_losses_of_other_dtypes(laid_out, length, dtype):
     check_all(row_kernels(laid_out, "cross_entropy", length, dtype), dtype, capability_of(length))
@@ -161,7 +163,7 @@ def test_gradients_of_inputs_that_were_broadcast(laid_out, shape, dtype):
     check_all(kernels, dtype, CAPABILITIES)
 
 
-@pytest.mark.parametrize("length", LENGTHS)
+@pytest.mark.parametrize("length", cuda_simulator.thinned(LENGTHS, 3))
 def test_labels_of_every_dtype(laid_out, length):
     for dtype in ("uint64", "uint8", "int32", "bool"):
         given = {"logits": Somewhere((64, length), "float32"), "target": Somewhere((64,), dtype)}

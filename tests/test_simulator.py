@@ -18,11 +18,15 @@ ENVIRONMENT["NUMBA_ENABLE_CUDASIM"] = "1"
 
 @pytest.mark.skipif(cuda_simulator.SIMULATED, reason="this is the simulator's run")
 @pytest.mark.skipif(not cuda_simulator.INSTALLED, reason="needs numba-cuda: pip install 'fastloss[cuda]'")
+@pytest.mark.parametrize("chosen", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("module", MODULES)
-def test_under_the_simulator(module):
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", str(FOLDER / module)]
+def test_under_the_simulator(module, chosen):
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", "-m", chosen]
+    command.append(str(FOLDER / module))
     done = subprocess.run(
         command, cwd=FOLDER.parent, env=ENVIRONMENT, capture_output=True, text=True, timeout=1500, check=False
     )
+    if chosen == "slow" and done.returncode == pytest.ExitCode.NO_TESTS_COLLECTED:
+        pytest.skip("no test of this module is slow")
     assert done.returncode == 0, done.stdout[-10_000:] + done.stderr[-2_000:]
     assert " passed" in done.stdout, "nothing was run"

@@ -7,7 +7,7 @@ from rules import RULES
 
 import fastloss as fl
 
-from .cuda_simulator import INSTALLED, SIMULATED
+from .cuda_simulator import INSTALLED, SIMULATED, thinned
 
 pytestmark = pytest.mark.skipif(not INSTALLED or SIMULATED, reason="needs numba-cuda, and not its simulator")
 
@@ -40,7 +40,7 @@ def assert_single(kernel, capability):
 
 
 @pytest.mark.parametrize("capability", [(8, 0), (9, 0)], ids=["sm_80", "sm_90"])
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("name", thinned(RULES, 4))
 def test_float32_kernels_have_no_double(name, capability):
     text = assert_single(kernels_of(name, **MIXTURES["float32"])[1], capability)
     assert "ld.global.v4.f32" in text
@@ -62,7 +62,7 @@ def test_nor_has_the_norm(capability):
         assert_single(measure(F32, code, width), capability)
 
 
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("name", thinned(RULES, 4))
 def test_what_goes_before_compiles(name):
     from fastloss._kernels.cuda.updates import advance
 
