@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 
-from .. import arrays
+from .. import arrays, request
 
 VALUE, GRAD = 1, 2
 # Scratch memory of a call, in bytes; if not even one row fits, that of one row. Measured, linear cross-entropy of 2048 rows of
@@ -19,13 +19,10 @@ SCAN = 1 << 14
 
 
 def check_call(who, want, reduction, normalizer):
-    """Check what is wanted and how it is reduced."""
+    """The reduction as a plain string, if the call can be computed."""
     if want & ~(VALUE | GRAD):
         raise TypeError(f"{who}: results must be the value or gradients, got a call for a Hessian: there is none")
-    if not isinstance(reduction, str) or reduction not in ("mean", "sum", "none"):
-        raise ValueError(f"{who}: reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
-    if normalizer is not None and reduction != "mean":
-        raise ValueError(f"{who}: normalizer goes with reduction='mean', got reduction={reduction!r}")
+    return request.check_reduction(who, reduction, normalizer)
 
 
 def precision(dtype):

@@ -27,10 +27,10 @@ class PairPlan:
             return interop.evaluate(
                 self, want, inputs, sample_weight, reduction, normalizer, value_out, grad_out, hess_out, check
             )
-        blocks.check_call(self.who, want, reduction, normalizer)
+        reduction = blocks.check_call(self.who, want, reduction, normalizer)
         with np.errstate(all="ignore"):  # infinity and NaN are results
             value, gradients, nothing = self._evaluate(
-                want, inputs, sample_weight, str(reduction), normalizer, value_out, grad_out, check
+                want, inputs, sample_weight, reduction, normalizer, value_out, grad_out, check
             )
         if nothing and want & VALUE:
             request.warn_empty_mean(self.who)
@@ -160,12 +160,7 @@ class _Call:
         total = self.rows.check(self.given.get(self.formula.column_weight))
         if reduction != "mean":
             return None
-        if normalizer is None:
-            divisor = total
-        elif isinstance(normalizer, str) and normalizer == "samples":
-            divisor = float(self.rows.count)
-        else:
-            divisor = arrays.check_normalizer(self.who, normalizer)
+        divisor = total if normalizer is None else float(request.normalizer_of(self.who, normalizer, self.rows.count))
         arrays.check_divisor(self.who, divisor, normalizer, self.first)
         return divisor
 

@@ -32,7 +32,7 @@ class PairPlan:
         self.ignore_index, self.stream = ignore_index, None if stream is None else stream_of(stream)
 
     def evaluate(self, want, inputs, sample_weight, reduction, normalizer, value_out, grad_out, hess_out, check):
-        blocks.check_call(self.who, want, reduction, normalizer)
+        reduction = blocks.check_call(self.who, want, reduction, normalizer)
         if reduction == "none" and not want & VALUE:
             reduction = "sum"  # it has the same gradients
         given = {name: memory.take(self.who, name, value) for name, value in zip(self.there, inputs, strict=True)}
