@@ -7,39 +7,13 @@ Losses (`fastloss.losses`) take NumPy arrays and return value, gradient and diag
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from .api import (
-    BlockLoss,
-    LinePoint,
-    Loss,
-    NearestCenterLoss,
-    Optimizer,
-    RowLoss,
-    SparseRows,
-    StepResult,
-    check_device,
-    line_search,
-)
-from .api.own import loss, update_rule
-from .formula import (
-    Class,
-    Classes,
-    ClassWeight,
-    Decay,
-    Each,
-    Flag,
-    FormulaError,
-    Fraction,
-    Interval,
-    Label,
-    NonNegative,
-    Optional,
-    PerRow,
-    Positive,
-    Real,
-)
+from .api import *
+from .api import __all__ as _api
+from .formula import FormulaError
+from .formula.domains import *
+from .formula.domains import __all__ as _domains
 from .losses import *
 from .losses import __all__ as _losses
-from .optimizers import *
 from .optimizers import (
     SAM,
     Lookahead,
@@ -50,12 +24,15 @@ from .optimizers import (
     clip_grad_norm,
     clip_grad_value,
 )
-from .optimizers import __all__ as _optimizers
+from .optimizers import UTILITIES as _utilities
+from .optimizers._rules import *
+from .optimizers._rules import __all__ as _optimizers
 from .threads import get_num_threads, set_num_threads, threadpool_limits
 
 if TYPE_CHECKING:
     from . import c_api, math
     from .adapters.scipy import as_least_squares_loss, as_low_level_callable, as_scipy
+    from .api.own import loss, update_rule
     from .c_api import get_include
     from .checking import check_loss
     from .optimizers import schedules
@@ -63,65 +40,20 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# Where to find what not every program needs: imported at its first use.
-_STATE = ("from_optax_state", "from_torch_state", "load_state", "save_state", "to_optax_state", "to_torch_state")
-_SCIPY = ("as_least_squares_loss", "as_low_level_callable", "as_scipy")
+# What not every program needs is imported at its first use: names, and modules.
+_PLACES = {
+    ".adapters.scipy": ("as_least_squares_loss", "as_low_level_callable", "as_scipy"),
+    ".api.own": ("loss", "update_rule"),
+    ".c_api": ("get_include",),
+    ".checking": ("check_loss",),
+    ".state": ("from_optax_state", "from_torch_state", "load_state", "save_state", "to_optax_state", "to_torch_state"),
+}
+_LAZY = {name: place for place, names in _PLACES.items() for name in names}
 _MODULES = {"c_api": ".c_api", "math": ".math", "schedules": ".optimizers.schedules"}
 
-# The domains of a formula's arguments.
-_DOMAINS = (
-    "Class",
-    "ClassWeight",
-    "Classes",
-    "Decay",
-    "Each",
-    "Flag",
-    "Fraction",
-    "Interval",
-    "Label",
-    "NonNegative",
-    "Optional",
-    "PerRow",
-    "Positive",
-    "Real",
-)
+_THREADS = ("get_num_threads", "set_num_threads", "threadpool_limits")
 
-__all__ = [
-    "SAM",
-    "BlockLoss",
-    "LinePoint",
-    "FormulaError",
-    "Lookahead",
-    "Loss",
-    "LossScaler",
-    "NearestCenterLoss",
-    "Optimizer",
-    "RowLoss",
-    "SparseRows",
-    "StepResult",
-    "WeightAverage",
-    "accumulate",
-    "check_device",
-    "check_loss",
-    "clip_grad_adaptive",
-    "clip_grad_norm",
-    "clip_grad_value",
-    "c_api",
-    "get_include",
-    "get_num_threads",
-    "line_search",
-    "loss",
-    "math",
-    "schedules",
-    "set_num_threads",
-    "threadpool_limits",
-    "update_rule",
-    *_DOMAINS,
-    *_losses,
-    *_optimizers,
-    *_SCIPY,
-    *_STATE,
-]
+__all__ = [*_api, *_domains, *_losses, *_optimizers, *_utilities, *_THREADS, "FormulaError", *_LAZY, *_MODULES]
 
 
 if not TYPE_CHECKING:  # or a type checker would believe in every name
@@ -129,14 +61,9 @@ if not TYPE_CHECKING:  # or a type checker would believe in every name
     def __getattr__(name):
         if name in _MODULES:
             return import_module(_MODULES[name], __name__)
-        if name == "get_include":
-            return import_module(".c_api", __name__).get_include
-        if name in _SCIPY:
-            return getattr(import_module(".adapters.scipy", __name__), name)
-        if name == "check_loss":
-            return import_module(".checking", __name__).check_loss
-        if name in _STATE:
-            return getattr(import_module(".state", __name__), name)
+        if name in _LAZY:
+            found = globals()[name] = getattr(import_module(_LAZY[name], __name__), name)
+            return found
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -1,12 +1,32 @@
-"""The public face: what a loss and an optimizer do when they are called.
+"""The public objects: what a loss and an optimizer do when they are called.
 
-The decorators (`loss`, `row_loss`, `update_rule`, …) turn a formula into the object that users call. While the kernels are being built they
-stand bare, and only the formula remains (see `_kernels/generate.py`). Those that users are given, in `own`, compile at run time.
+The decorators of `formula.registry` give these for built-in formulas. Those that users are given, in `own`, compile at run time.
 """
 
-from .block_loss import BlockLoss, NearestCenterLoss, pair_loss
+from ..formula import Formula, PairFormula, RowFormula, UpdateRule
+from ..formula.registry import publish
+from .block_loss import BlockLoss, NearestCenterLoss
 from .line import LinePoint, line_search
-from .loss import Loss, bound, check_device, loss
-from .optimizer import Optimizer, StepResult, update_rule
+from .loss import Loss, bound, check_device
+from .optimizer import Optimizer, StepResult, optimizer_class
 from .parameters import SparseRows
-from .row_loss import RowLoss, row_loss
+from .row_loss import RowLoss
+
+publish(Formula, Loss)
+publish(RowFormula, RowLoss)
+publish(PairFormula, lambda formula: (NearestCenterLoss if formula.finds_nearest else BlockLoss)(formula))
+publish(UpdateRule, optimizer_class)
+
+# What `fastloss` itself gives of these.
+__all__ = [
+    "BlockLoss",
+    "LinePoint",
+    "Loss",
+    "NearestCenterLoss",
+    "Optimizer",
+    "RowLoss",
+    "SparseRows",
+    "StepResult",
+    "check_device",
+    "line_search",
+]

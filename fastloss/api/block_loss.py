@@ -1,6 +1,5 @@
 """The public object of a pair loss: rows compared with columns that all of them share, block by block."""
 
-from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
@@ -8,7 +7,7 @@ import numpy as np
 
 from .. import interop
 from .._kernels.cpu.pairs import PairPlan
-from ..formula import PROBABILITIES, PairFormula
+from ..formula import PROBABILITIES
 from .loss import MOST_PLANS, Loss, load_cuda
 from .row_loss import RowLoss, are_probabilities
 
@@ -113,13 +112,3 @@ class NearestCenterLoss(BlockLoss):
         """The index of each row's nearest center, the first of equally near ones: an array of x's shape without the last."""
         plan, inputs = self._plan((x, centers), {})
         return plan.assign(inputs)
-
-
-def pair_loss(**options: Any) -> Callable[[Callable], BlockLoss]:
-    """Make a loss of a similarity between rows and a formula of one row of similarities: see `fastloss.losses.clustering`."""
-
-    def define(function):
-        formula = PairFormula.define(function, **options)
-        return (NearestCenterLoss if formula.finds_nearest else BlockLoss)(formula)
-
-    return define

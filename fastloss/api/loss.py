@@ -294,8 +294,3 @@ def _checked(domain):
     """What the engine is to look for in an input, or None."""
     interval = getattr(domain, "domain", domain)
     return arrays.Domain.of(interval) if isinstance(interval, Interval) and interval.is_checked else None
-
-
-def loss(**options: Any) -> Callable[[Callable], Loss]:
-    """Make a loss of a formula: see `fastloss.losses` for what one looks like."""
-    return lambda function: Loss(Formula.define(function, **options))

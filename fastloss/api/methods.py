@@ -1,14 +1,15 @@
-"""What some optimizers can do beside a step: bases that stand before the class of the rule."""
+"""What some optimizers can do beside a step: bases that their classes have besides, where the rule's decorator asks for them."""
 
+from functools import cache
 from typing import Any
 
 import numpy as np
 
+from ..formula.registry import FORMULAS
+
 
 class TakesHessian:
     """Of a rule with a state `hessian`: the fading mean, at rate `betas[1]`, of estimates that come every few steps."""
-
-    mean: Any  # the optimizer of the rule that makes the mean
 
     def update_hessian(self: Any, estimates: Any) -> None:
         """Take estimates of the Hessian's diagonal, in the structure of the gradients, into the state `hessian`.
@@ -23,7 +24,7 @@ class TakesHessian:
             hessians = self._structured([held["hessian"] for held in self._states])
             hessians = hessians if self._is_grouped else [hessians]
             groups = [{"params": own, "beta": group["betas"][1]} for own, group in zip(hessians, self._values, strict=True)]
-            self.mean(groups).step(estimates if self._is_grouped else [estimates])
+            _mean(f"{type(self).__name__}.update_hessian")(groups).step(estimates if self._is_grouped else [estimates])
 
 
 class Averages:
@@ -44,3 +45,11 @@ class Averages:
         with np.errstate(all="ignore"):
             x = (z + (self._engine.saved(y).astype(z.dtype) - z) / beta).astype(y.dtype)
         return self._engine.copied(x, y.dtype, y)
+
+
+@cache
+def _mean(who):
+    """The optimizer of the rule that makes the mean, under the name that errors give."""
+    from .optimizer import optimizer_class
+
+    return type(who, (optimizer_class(FORMULAS["RunningMean"]),), {})

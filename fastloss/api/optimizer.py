@@ -2,7 +2,6 @@
 
 import math
 import threading
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -11,6 +10,7 @@ from .. import interop
 from .._kernels import arrays
 from ..formula import Fraction, Positive, Real, UpdateRule
 from ..formula.document import optimizer_docstring
+from . import methods
 from .engines import HOST, engine_of
 from .jit import Jit
 from .parameters import (
@@ -585,13 +585,7 @@ def _snapshot(value, steps):
     return type(value), value
 
 
-def update_rule(**options: Any) -> Callable[[Callable], type[Optimizer]]:
-    """Make an optimizer class of an update rule: see `fastloss.optimizers` for what one looks like."""
-
-    return lambda function: optimizer_class(UpdateRule.define(function, **options))
-
-
 def optimizer_class(rule: UpdateRule, library: "Library | None" = None) -> type[Optimizer]:
     """The optimizer of a rule."""
     members = {"rule": rule, "library": library, "__doc__": optimizer_docstring(rule), "__module__": rule.module}
-    return type(rule.name, (Optimizer,), members)
+    return type(rule.name, (*(getattr(methods, name) for name in rule.abilities), Optimizer), members)

@@ -1,6 +1,6 @@
 """The public object of a row loss."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -215,8 +215,3 @@ def are_probabilities(who, name, target, logits):
     if target.dtype.kind in "iub":
         return False
     return arrays.is_floating(target.dtype) and target.ndim > 0 and target.ndim == np.ndim(logits)
-
-
-def row_loss(**options: Any) -> Callable[[Callable], RowLoss]:
-    """Make a loss of a row formula: see `fastloss.losses.classification` for what one looks like."""
-    return lambda function: RowLoss(RowFormula.define(function, **options))

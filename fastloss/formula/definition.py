@@ -93,6 +93,7 @@ class Formula:
         return domain is None or not domain.is_parameter
 
     in_place = False
+    has_kernels = True
     fold_level = ROW
     optional: ClassVar[tuple] = ()  # inputs that may be left out
     options: ClassVar[dict] = {}  # keywords of a call beside those of all losses, and their defaults
@@ -308,6 +309,7 @@ class UpdateRule(Formula):
     a gradient with the decay in it, or a parameter that has shrunk. What ascends instead is handed the negative gradient.
     `carried` holds numbers of the whole group that no step count gives, such as a product over all steps: what they are before the
     first step, and a function of the number so far, of `step` and of all hyperparameters and carried numbers, by name.
+    `abilities` names what its optimizer can do beside a step: classes of `fastloss.api.methods`.
 
     The function may use the length of its tensor and sums over it (`length`, `total`, `mean`, `dot`, `norm2` of rows.py), of
     elements that no other sum is in: these are computed before the step, of all that it sees.
@@ -316,6 +318,7 @@ class UpdateRule(Formula):
     requires: tuple = ()
     decay: WeightDecay | None = None
     carried: dict = field(default_factory=dict)
+    abilities: tuple = ()
 
     def __post_init__(self):
         self.domains |= {name: Real(first) for name, (first, _) in self.carried.items()}
@@ -371,12 +374,19 @@ class UpdateRule(Formula):
         return {"length": len(traced.parameters), "squares": squares, "reads": reads}
 
     @classmethod
-    def define(cls, function, requires=(), weight_decay=None, carried=None, reference="", peers=None, **domains):
+    def define(cls, function, requires=(), weight_decay=None, carried=None, abilities=(), reference="", peers=None, **domains):
         """The rule that a decorator's options describe; `weight_decay` is a `Decay`, or an argument of the function like any other."""
         if weight_decay is not None and not isinstance(weight_decay, WeightDecay):
             domains["weight_decay"], weight_decay = weight_decay, None
         return cls(
-            function, domains, reference, peers or {}, requires=tuple(requires), decay=weight_decay, carried=carried or {}
+            function,
+            domains,
+            reference,
+            peers or {},
+            requires=tuple(requires),
+            decay=weight_decay,
+            carried=carried or {},
+            abilities=tuple(abilities),
         )
 
     def states_of(self, choice):

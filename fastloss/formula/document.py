@@ -215,12 +215,53 @@ def _stub_class(formula):
     return "\n".join(lines) + f"\n\n{formula.name}: _{formula.name}\n"
 
 
-def _stub_type(domain):
+def optimizer_stub(rules):
+    """The type stub of the optimizers."""
+    abilities = sorted({ability for rule in rules for ability in rule.abilities})
+    classes = [_optimizer_class(rule) for rule in rules]
+    names = ", ".join(repr(rule.name) for rule in rules)
+    head = _OPTIMIZERS_HEAD.format(f"from ..api.methods import {', '.join(abilities)}\n" if abilities else "")
+    return head + "\n".join(classes) + f"\n__all__ = [{names}]\n"
+
+
+_OPTIMIZERS_HEAD = """# Written from the update rules by the build.
+from collections.abc import Callable
+from typing import Any, Literal
+
+from ..api import Optimizer
+{}
+OPTIMIZERS: dict[str, type[Optimizer]]
+
+"""
+
+
+def _optimizer_class(rule):
+    own = "".join(
+        f"        {name}: {_stub_type(domain, scheduled=True)} = ...,\n" for name, domain in rule.hyperparameters.items()
+    )
+    return f"""class {rule.name}({", ".join([*rule.abilities, "Optimizer"])}):
+    def __init__(
+        self,
+        params: Any,
+        *,
+{own}        state_dtype: Any = ...,
+        rounding: Literal["nearest", "stochastic", "compensated"] = ...,
+        seed: int = ...,
+        ema_decay: float | None = ...,
+        copy_dtype: Any = ...,
+        decay_mask: Any = ...,
+    ) -> None: ...
+"""
+
+
+def _stub_type(domain, scheduled=False):
+    """What a hyperparameter may be; an optimizer's numbers may be functions of the steps taken."""
     if isinstance(domain, Flag):
         return "bool"
     if isinstance(domain, Each):
         return f"tuple[{', '.join(['float'] * len(domain.default))}]"
-    return "float | None" if isinstance(domain, Optional) else "float"
+    number = "float | None" if isinstance(domain, Optional) else "float"
+    return f"{number} | Callable[[int], float]" if scheduled else number
 
 
 def _section(title):

@@ -7,6 +7,24 @@ import math
 import operator
 from dataclasses import dataclass
 
+# What users may write in a decorator.
+__all__ = [
+    "Class",
+    "ClassWeight",
+    "Classes",
+    "Decay",
+    "Each",
+    "Flag",
+    "Fraction",
+    "Interval",
+    "Label",
+    "NonNegative",
+    "Optional",
+    "PerRow",
+    "Positive",
+    "Real",
+]
+
 
 @dataclass(frozen=True)
 class Interval:

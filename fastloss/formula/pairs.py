@@ -114,6 +114,8 @@ class PairFormula(Formula):
     own: object = None
     rows: object = None
 
+    has_kernels = False
+
     def __post_init__(self):
         code = self.function.__code__
         self.name, self.line, self.doc = self.function.__name__, code.co_firstlineno, self.function.__doc__ or ""

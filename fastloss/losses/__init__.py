@@ -4,13 +4,12 @@ To add one is to write it in one of these modules: the kernels, the derivatives,
 follow from it.
 """
 
-from ..api import BlockLoss, Loss, RowLoss
+from ..formula import PairFormula, RowFormula
+from ..formula.registry import FORMULAS, of_module
 from . import binary, classification, clustering, counts, distributions, embeddings, linear, regression
 
 FAMILIES = {
-    module.__name__.rpartition(".")[2]: {
-        name: loss for name, loss in vars(module).items() if isinstance(loss, Loss) and loss.__module__ == module.__name__
-    }
+    module.__name__.rpartition(".")[2]: {name: vars(module)[name] for name in of_module(module.__name__)}
     for module in (regression, counts, binary, classification, distributions, embeddings, linear, clustering)
 }
 for _family in FAMILIES.values():
@@ -18,6 +17,6 @@ for _family in FAMILIES.values():
 
 __all__ = [name for family in FAMILIES.values() for name in family]
 # The losses of whole rows, those of rows that share arrays, and those of single elements.
-ROWS = [name for name in __all__ if isinstance(globals()[name], RowLoss)]
-BLOCKS = [name for name in __all__ if isinstance(globals()[name], BlockLoss)]
+ROWS = [name for name in __all__ if isinstance(FORMULAS[name], RowFormula)]
+BLOCKS = [name for name in __all__ if isinstance(FORMULAS[name], PairFormula)]
 POINTWISE = [name for name in __all__ if name not in (*ROWS, *BLOCKS)]

@@ -1,6 +1,5 @@
 """Losses for two classes: of probabilities, of logits, of margins, and of pairs."""
 
-from ..api import loss
 from ..formula import (
     Fraction,
     Interval,
@@ -22,6 +21,7 @@ from ..formula import (
     where,
     with_derivative,
 )
+from ..formula.registry import loss
 
 # Where a cross-entropy exceeds this, whatever vanishes with the other class's probability has vanished.
 _DECIDED = 1e4

@@ -1,6 +1,5 @@
 """Losses of a row of logits and the class that it should name."""
 
-from ..api import row_loss
 from ..formula import (
     Class,
     Classes,
@@ -23,6 +22,7 @@ from ..formula import (
     where,
     with_derivative,
 )
+from ..formula.registry import row_loss
 from ..formula.rows import below_peak, is_among, iterate, length, mean, pick, total
 from .binary import logistic
 

@@ -1,7 +1,7 @@
 """Squared distances of rows from centers: from the one that the label names, or from the nearest."""
 
-from ..api import pair_loss, row_loss
 from ..formula import Class, Nearest, Shaped
+from ..formula.registry import pair_loss, row_loss
 from ..formula.rows import pick, total
 
 

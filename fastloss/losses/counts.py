@@ -2,7 +2,6 @@
 
 import math
 
-from ..api import loss
 from ..formula import (
     Flag,
     NonNegative,
@@ -18,6 +17,7 @@ from ..formula import (
     with_derivative,
     xlogy,
 )
+from ..formula.registry import loss
 
 # exp(1000) overflows: beyond it the exponential alone decides, and infinity must not be subtracted from infinity.
 _OVERFLOWS = 1000.0

@@ -1,6 +1,5 @@
 """Divergences between distributions: entry by entry, and of whole rows."""
 
-from ..api import loss, row_loss
 from ..formula import (
     Flag,
     Fraction,
@@ -16,6 +15,7 @@ from ..formula import (
     where,
     with_derivative,
 )
+from ..formula.registry import loss, row_loss
 from ..formula.rows import below_peak, preceding, total
 
 

@@ -1,7 +1,7 @@
 """Losses of distances and angles between rows of embeddings."""
 
-from ..api import row_loss
 from ..formula import Flag, Fraction, Interval, Label, NonNegative, PerRow, Positive, maximum, minimum, sqrt, where
+from ..formula.registry import row_loss
 from ..formula.rows import dot, norm, norm2, total
 
 

@@ -1,7 +1,7 @@
 """Losses of a linear layer's output, block by block: the output of all rows is never in memory at once."""
 
-from ..api import pair_loss
 from ..formula import Shaped
+from ..formula.registry import pair_loss
 from ..formula.rows import dot
 from .classification import cross_entropy
 

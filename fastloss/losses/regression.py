@@ -2,7 +2,6 @@
 
 import math
 
-from ..api import loss
 from ..formula import (
     Flag,
     Fraction,
@@ -25,6 +24,7 @@ from ..formula import (
     with_derivative,
 )
 from ..formula import log_cosh as _log_cosh
+from ..formula.registry import loss
 
 # Beyond this x * x may overflow, and 1 + x * x equals x * x to the last bit.
 _HUGE = 1e17

@@ -1,7 +1,7 @@
 """Adam and its kin: a mean of the gradients over a mean of their squares, or over what takes the squares' place."""
 
-from ..api import update_rule
 from ..formula import Decay, Each, Flag, Fraction, NonNegative, absolute, exp, log, maximum, minimum, sign, sqrt, where
+from ..formula.registry import update_rule
 from ._parts import average, cautious_move, ratio
 
 _BETAS = Each(Fraction(open_high=True), (0.9, 0.999))

@@ -1,6 +1,5 @@
 """A step length for each element: from the squares of its gradients, or from whether they keep their sign."""
 
-from ..api import update_rule
 from ..formula import (
     Decay,
     Each,
@@ -15,6 +14,7 @@ from ..formula import (
     sqrt,
     where,
 )
+from ..formula.registry import update_rule
 from ._parts import average, ratio
 
 

@@ -3,8 +3,9 @@
 The engine sees to dtypes, layouts, threads, and memory that overlaps, as it does in a step.
 """
 
-from ..api import update_rule
 from ..formula import Flag, Fraction, Real, where
+from ..formula.registry import update_rule
+from ._parts import average
 
 
 @update_rule(scale=Real(1.0), relative=Flag(False))
@@ -29,6 +30,15 @@ def Multiply(param, grad, step):
 def Clamp(param, grad, step):
     """No further from 0 than another array; NaN stays."""
     return (where(param > grad, grad, where(param < -grad, -grad, param)),)
+
+
+@update_rule(
+    beta=Fraction(0.99),
+    reference="Liu, Li, Hall, Liang & Ma (2024), Sophia: A Scalable Stochastic Second-order Optimizer, ICLR",
+)
+def RunningMean(param, grad, step, beta):
+    """The fading mean of what it is given: Sophia's of the Hessian's diagonal."""
+    return (average(param, grad, beta),)
 
 
 _NAMED: dict = {}

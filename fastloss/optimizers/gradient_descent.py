@@ -1,7 +1,7 @@
 """Gradient descent: the move is along the gradient, or along a sum of those so far."""
 
-from ..api import update_rule
 from ..formula import Decay, Flag, NonNegative, Real, maximum, where
+from ..formula.registry import update_rule
 
 
 @update_rule(

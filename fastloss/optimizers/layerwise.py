@@ -1,7 +1,7 @@
 """Rules whose steps are as long as the tensor is large."""
 
-from ..api import update_rule
 from ..formula import Each, Fraction, NonNegative, sqrt, where
+from ..formula.registry import update_rule
 from ..formula.rows import norm2
 from ._parts import average, ratio
 

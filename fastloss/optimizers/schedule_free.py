@@ -1,7 +1,7 @@
 """Schedule-free rules: a mean over the steps takes the place of a falling learning rate."""
 
-from ..api import update_rule
 from ..formula import Decay, Each, Fraction, NonNegative, minimum, sqrt, where
+from ..formula.registry import update_rule
 from ._parts import average, ratio
 
 # The numbers that both rules share: the learning rate rises over the first steps, and a step's weight in the mean is
@@ -40,6 +40,7 @@ def _schedule_free(param, move, z, step, lr, beta1, warmup_steps, r, weight_lr_p
     weight_decay=Decay(),
     **_SCHEDULE,
     carried=_CARRIED,
+    abilities=("Averages",),
     reference=_REFERENCE,
 )
 def ScheduleFreeSGD(param, grad, z, step, lr, momentum, warmup_steps, r, weight_lr_power, weight_sum, lr_max):
@@ -58,6 +59,7 @@ def ScheduleFreeSGD(param, grad, z, step, lr, momentum, warmup_steps, r, weight_
     **_SCHEDULE,
     requires=[(lambda betas, **_: betas[0] > 0, "betas[0] must be > 0")],
     carried=_CARRIED,
+    abilities=("Averages",),
     reference=_REFERENCE,
 )
 def ScheduleFreeAdamW(

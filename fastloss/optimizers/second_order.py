@@ -1,7 +1,7 @@
 """Rules that know an estimate of the Hessian's diagonal."""
 
-from ..api import update_rule
 from ..formula import Decay, Each, Fraction, NonNegative, maximum, minimum
+from ..formula.registry import update_rule
 from ._parts import average, ratio
 
 
@@ -11,6 +11,7 @@ from ._parts import average, ratio
     gamma=NonNegative(0.01),
     eps=NonNegative(1e-12),
     weight_decay=Decay(0.1, decoupled=True),
+    abilities=("TakesHessian",),
     reference="Liu, Li, Hall, Liang & Ma (2024), Sophia: A Scalable Stochastic Second-order Optimizer, ICLR",
 )
 def Sophia(param, grad, exp_avg, hessian, step, lr, betas, gamma, eps):
@@ -23,12 +24,3 @@ def Sophia(param, grad, exp_avg, hessian, step, lr, betas, gamma, eps):
     exp_avg = average(exp_avg, grad, betas[0])
     move = ratio(exp_avg, maximum(gamma * hessian, eps))
     return param - lr * minimum(maximum(move, -1), 1), exp_avg, hessian
-
-
-@update_rule(
-    beta=Fraction(0.99),
-    reference="Liu, Li, Hall, Liang & Ma (2024), Sophia: A Scalable Stochastic Second-order Optimizer, ICLR",
-)
-def RunningMean(param, grad, step, beta):
-    """The fading mean of what it is given: Sophia's of the Hessian's diagonal."""
-    return (average(param, grad, beta),)

@@ -1,7 +1,7 @@
 """Rules that go by the sign of a mean of the gradients: every element moves equally far."""
 
-from ..api import update_rule
 from ..formula import Decay, Each, Flag, Fraction, NonNegative, sign
+from ..formula.registry import update_rule
 from ._parts import average, cautious_move
 
 

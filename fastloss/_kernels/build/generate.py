@@ -11,63 +11,45 @@ from pathlib import Path
 
 
 def import_formulas(package):
-    """The formulas by module, imported beside the compiled core that is still to be built: the decorators stand bare."""
-    folders = {"fastloss": package, "fastloss.losses": package / "losses", "fastloss.optimizers": package / "optimizers"}
-    for name, path in folders.items():
-        module = types.ModuleType(name)
-        module.__path__ = [str(path)]
-        sys.modules[name] = module
-    definition = importlib.import_module("fastloss.formula.definition")
-    formulas = {}
+    """The built-in formulas, as their decorators enter them; `fastloss` itself would ask for the compiled core."""
+    for name in ("fastloss", "fastloss.optimizers"):
+        bare = types.ModuleType(name)
+        bare.__path__ = [str(package.joinpath(*name.split(".")[1:]))]
+        sys.modules[name] = bare
+    for name in ("vecmath", "losses", "optimizers._rules"):
+        importlib.import_module(f"fastloss.{name}")
+    from fastloss.formula.registry import FORMULAS
 
-    def decorator(kind):
-        def decorate(**options):
-            def define(function):
-                formula = kind.define(function, **options)
-                formulas.setdefault(formula.module.removeprefix("fastloss."), []).append(formula)
-                return formula
-
-            return define
-
-        return decorate
-
-    api = types.ModuleType("fastloss.api")
-    api.loss, api.update_rule = decorator(definition.Formula), decorator(definition.UpdateRule)
-    api.row_loss = decorator(definition.RowFormula)
-    api.pair_loss = decorator(importlib.import_module("fastloss.formula.pairs").PairFormula)
-    sys.modules["fastloss.api"] = api
-    for folder in ("losses", "optimizers"):
-        for file in sorted((package / folder).glob("[!_]*.py")):
-            if "from ..api import" in file.read_text(encoding="utf-8"):
-                importlib.import_module(f"fastloss.{folder}.{file.stem}")
-    importlib.import_module("fastloss.vecmath")
-    return formulas
+    return list(FORMULAS.values())
 
 
-def kernel_files(package, formulas):
+def kernel_files(formulas):
     """{file: text} of the units, of the list of them, and of the layouts."""
-    from sources import units
     from units import Unit
 
-    from fastloss.formula import PairFormula
-
-    made = {name: Unit(name) for name in units(package)}
-    for module, defined in formulas.items():
-        unit = made["optimizers" if module.startswith("optimizers.") else module.replace(".", "_")]
-        for formula in defined:
-            if not isinstance(formula, PairFormula):
-                unit.enter_formula(formula)
+    made = {name: Unit(name) for name in unit_names(formulas)}
+    for formula in formulas:
+        if formula.has_kernels:
+            made[unit_of(formula)].enter_formula(formula)
     made["vecmath"].enter_primitives()
-    layouts = {name: layout for unit in made.values() for name, layout in unit.layouts.items()}
+    rows = [f"    {name!r}: {layout!r},\n" for unit in made.values() for name, layout in unit.layouts.items()]
     return {f"{name}.c": unit.text for name, unit in made.items()} | {
         "units.h": "".join(f"FASTLOSS_UNIT({name})\n" for name in made),
-        "layouts.py": f'"""{LAYOUTS}"""\n\nLAYOUTS = {{\n'
-        + "".join(f"    {name!r}: {layout!r},\n" for name, layout in layouts.items())
-        + "}\n",
+        "layouts.py": f'"""{LAYOUTS}"""\n\nLAYOUTS = {{\n{"".join(rows)}}}\n',
     }
 
 
 LAYOUTS = "What the engine is told of row formulas, and of update rules that look at whole tensors; written by the build."
+
+
+def unit_of(formula):
+    """One unit for each family of losses, one for all update rules."""
+    _, folder, family = formula.module.split(".")
+    return folder if folder == "optimizers" else f"{folder}_{family}"
+
+
+def unit_names(formulas):
+    return [*dict.fromkeys(unit_of(formula) for formula in formulas if formula.has_kernels), "vecmath"]
 
 
 def files(package):
@@ -75,12 +57,18 @@ def files(package):
     formulas = import_formulas(package)
     from header import header
 
-    from fastloss.formula import Formula, document
+    from fastloss.formula import Formula, UpdateRule, document
 
-    every = [formula for defined in formulas.values() for formula in defined]
-    h, pxd = header([formula for formula in every if type(formula) is Formula])
-    stub = document.stub([formula for formula in every if not formula.in_place])
-    return kernel_files(package, formulas) | {"fastloss.h": h, "__init__.pxd": pxd, "__init__.pyi": stub}
+    h, pxd = header([formula for formula in formulas if type(formula) is Formula])
+    losses, rules = [], []
+    for formula in formulas:
+        (rules if isinstance(formula, UpdateRule) else losses).append(formula)
+    public = sys.modules["fastloss.optimizers._rules"].__all__
+    stubs = {
+        "__init__.pyi": document.stub(losses),
+        "_rules.pyi": document.optimizer_stub([rule for rule in rules if rule.name in public]),
+    }
+    return kernel_files(formulas) | {"fastloss.h": h, "__init__.pxd": pxd} | stubs
 
 
 def main(package, folder):

@@ -4,16 +4,17 @@
 import sys
 from pathlib import Path
 
+from generate import import_formulas, unit_names
+
 FOLDERS = ("formula", "vecmath", "losses", "optimizers")
-
-
-def units(package):
-    """One for each family of losses, one for all update rules, one for the vector math by itself."""
-    return [*(f"losses_{file.stem}" for file in sorted((package / "losses").glob("[!_]*.py"))), "optimizers", "vecmath"]
 
 
 def files(package):
     return sorted(file for folder in FOLDERS for file in (package / folder).glob("*.py"))
+
+
+def units(package):
+    return unit_names(import_formulas(package))
 
 
 if __name__ == "__main__":
