@@ -1,12 +1,12 @@
 """What the engine takes as an array, and what it says to anything else. Called only off the fast path."""
 
 import sys
-from dataclasses import dataclass
 
 import numpy as np
 
 from .. import interop
 from ..formula import Positive, Real
+from ..formula.record import frozen
 
 
 def is_bfloat16(dtype):
@@ -127,7 +127,7 @@ def overlap_error(who, name, other):
     return ValueError(f"{who}: {name} must not share memory with {other}")
 
 
-@dataclass(frozen=True)
+@frozen
 class Domain:
     """What an input may hold, as the engine's scan reads it: closed ends in each precision."""
 

@@ -7,7 +7,6 @@ value and an absent optional parameter are plain Python values there, so the fun
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import ClassVar
 
 from .derive import carries_nan, derivative, guard_nan
@@ -15,6 +14,7 @@ from .domains import Class, Classes, ClassWeight, Each, Flag, PerRow, Real, Weig
 from .graph import CALL, FOLDS, INT, ROW, RUNS, FormulaError, Graph, Parameter, Symbol, select, walk
 from .lazy import lazy
 from .located import located
+from .record import field, frozen, record
 from .rows import ALONG, row_derivatives, row_tangent
 
 # What one pass may return: v(alue), g(radient), h(essian).
@@ -27,7 +27,7 @@ SQUARED = "squared"
 MEMBERS = "members"
 
 
-@dataclass(frozen=True)
+@frozen
 class Precision:
     """A native floating-point type: its name, the widths of its parts, and its names in C."""
 
@@ -48,7 +48,7 @@ F64 = Precision("f64", 64, 52, 1023, "double", "int64_t")
 PRECISIONS = (F32, F64)
 
 
-@dataclass
+@record
 class Traced:
     """One variant of a formula, as a graph: its arrays in order, and the outputs by role."""
 
@@ -64,7 +64,7 @@ class Traced:
     folds: dict[str, Symbol] = field(default_factory=dict)
 
 
-@dataclass
+@record
 class Formula:
     """A loss: `f(pred, target, *parameters)`, per element."""
 
@@ -203,7 +203,7 @@ class Formula:
         return tuple(f"{kind}_{name}" for name in self.differentiable)
 
 
-@dataclass
+@record
 class RowFormula(Formula):
     """A loss of whole rows: `f(*rows, *numbers of the row, *parameters)`, one number made of folds over the rows.
 
@@ -300,7 +300,7 @@ class RowFormula(Formula):
         return tuple(f"{prefix}{kind}_{name}" for prefix in ("", "label_") for name in self.differentiable)
 
 
-@dataclass
+@record
 class UpdateRule(Formula):
     """An optimizer's rule: `f(param, grad, *state, step, *parameters) -> (new param, *new state)`, per element.
 
@@ -421,7 +421,7 @@ class UpdateRule(Formula):
         return folds
 
 
-@dataclass(frozen=True)
+@frozen
 class VectorFunction:
     """A function of fastloss.vecmath: traced once per precision."""
 

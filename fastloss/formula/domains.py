@@ -5,7 +5,8 @@ A domain with a default describes a hyperparameter, one without describes an inp
 
 import math
 import operator
-from dataclasses import dataclass
+
+from .record import frozen
 
 # What users may write in a decorator.
 __all__ = [
@@ -26,7 +27,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True)
+@frozen
 class Interval:
     """The real numbers from `low` to `high`.
 
@@ -119,7 +120,7 @@ def Fraction(
     return Interval(0.0, 1.0, default, open_low, open_high, special, checked)
 
 
-@dataclass(frozen=True)
+@frozen
 class Whole:
     """The whole numbers from `low` to 2**53: beyond that not every one is a double, and the optimizers count no further."""
 
@@ -141,7 +142,7 @@ class Whole:
         return number
 
 
-@dataclass(frozen=True)
+@frozen
 class WeightDecay(Interval):
     """How fast parameters shrink: `Decay`."""
 
@@ -156,7 +157,7 @@ def Decay(default: float = 0.0, decoupled: bool | None = False) -> WeightDecay:
     return WeightDecay(0.0, math.inf, default, open_high=True, decoupled=decoupled)
 
 
-@dataclass(frozen=True)
+@frozen
 class Label:
     """A binary label: above zero is the positive class, anything else the negative one."""
 
@@ -167,7 +168,7 @@ class Label:
         return "a label, positive class > 0 (so -1/+1 and 0/1 mean the same)"
 
 
-@dataclass(frozen=True)
+@frozen
 class Class:
     """The class of a row: which of its elements the label names, or which of `of` that all rows share.
 
@@ -184,7 +185,7 @@ class Class:
         return f"a whole number from 0 to the number of {self.of} less one"
 
 
-@dataclass(frozen=True)
+@frozen
 class Classes(Class):
     """A row's list of its classes, ended by -1: what the formula gives for one of them is summed over the list."""
 
@@ -192,7 +193,7 @@ class Classes(Class):
         return f"whole numbers from 0 to the number of {self.of} less one, ended by -1"
 
 
-@dataclass(frozen=True)
+@frozen
 class ClassWeight:
     """An input that may be left out: a weight for each class, the same for all rows."""
 
@@ -203,7 +204,7 @@ class ClassWeight:
         return "None or a weight for each class, finite and not negative"
 
 
-@dataclass(frozen=True)
+@frozen
 class PerRow:
     """An input that holds one number for a whole row."""
 
@@ -219,7 +220,7 @@ class PerRow:
         return f"{self.domain}, one for each row"
 
 
-@dataclass(frozen=True)
+@frozen
 class Shaped:
     """An input of a shape of its own: a name for each dimension, "..." for any number of them; of one name is one length."""
 
@@ -250,7 +251,7 @@ def _shape_text(dimensions):
     return f"({', '.join(dimensions)}{',' * (len(dimensions) == 1)})"
 
 
-@dataclass(frozen=True)
+@frozen
 class Flag:
     """A switch; each setting has a kernel of its own."""
 
@@ -273,7 +274,7 @@ class Flag:
         return bool(value)
 
 
-@dataclass(frozen=True)
+@frozen
 class Optional:
     """A parameter that may be None; without it the formula has a kernel of its own."""
 
@@ -298,7 +299,7 @@ class Optional:
         return None if value is None else self.domain.check(who, name, value)
 
 
-@dataclass(frozen=True)
+@frozen
 class Each:
     """A tuple of numbers of one domain, such as Adam's `betas`."""
 

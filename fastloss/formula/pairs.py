@@ -7,12 +7,12 @@ for that. Beside labels, numbers per row and class weights, the row formula may 
 """
 
 import functools
-from dataclasses import dataclass
 
 from .definition import Formula, RowFormula
 from .domains import Class, ClassWeight, PerRow, Real, Shaped
 from .graph import FormulaError
 from .primitives import maximum
+from .record import frozen, record
 from .rows import dot, norm2, total
 
 # The least length that a row is divided by.
@@ -39,7 +39,7 @@ def distance(row, column):
 SIMILARITIES = ("dot", "cosine", "squared_distance", "distance")
 
 
-@dataclass(frozen=True)
+@frozen
 class Group:
     """An input of whole numbers, one for each row or each column: what belongs together has the same one."""
 
@@ -52,7 +52,7 @@ class Group:
         return f"a whole number for each {self.of}"
 
 
-@dataclass(frozen=True)
+@frozen
 class Structural:
     """An input of the row formula that the engine makes, one number for each column: abstract."""
 
@@ -61,7 +61,7 @@ class Structural:
     inputs = ()
 
 
-@dataclass(frozen=True)
+@frozen
 class Same(Structural):
     """1 for each column of the row's group, 0 for the others; the inputs `rows` and `columns` hold the groups."""
 
@@ -74,22 +74,22 @@ class Same(Structural):
         return (self.rows, "row"), (self.columns, "column")
 
 
-@dataclass(frozen=True)
+@frozen
 class Own(Structural):
     """1 for the column of the row's own number, 0 for the others: the row itself, where columns and rows are the same."""
 
 
-@dataclass(frozen=True)
+@frozen
 class ColumnIndex(Structural):
     """The column's number, from 0."""
 
 
-@dataclass(frozen=True)
+@frozen
 class RowIndex(Structural):
     """The row's own number, from 0."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Nearest(Class):
     """The number of the column at the least distance, the first of equally near ones: a label that the engine finds."""
 
@@ -101,7 +101,7 @@ def _for_rows(domain):
     return PerRow(Real()) if isinstance(domain, RowIndex) else domain
 
 
-@dataclass
+@record
 class PairFormula(Formula):
     """A row formula of a row of similarities: `f(similarities, *inputs of the row, *parameters)`.
 

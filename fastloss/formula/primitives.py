@@ -5,12 +5,12 @@ A primitive exists where a derivative taken through smaller pieces would be wron
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from .graph import INT, FormulaError, Symbol, select
+from .record import frozen
 
 
-@dataclass(frozen=True)
+@frozen
 class Primitive:
     """One function of the formula language.
 

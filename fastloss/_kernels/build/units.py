@@ -27,12 +27,12 @@ class Unit:
     _written: dict = field(default_factory=dict)
 
     def enter(self, name, text, cost=0):
-        """A function; one of the same text as another's is written once."""
-        body = text.partition("\n")[2].replace(f" {name}(", " (", 1)
-        if body not in self._written:
-            self._written[body] = name
+        """A function; what differs from another in names alone is written once."""
+        shape = _without_names(text.partition(f" {name}(")[2])
+        if shape not in self._written:
+            self._written[shape] = name
             self.texts.append(text)
-        self.entries.append((name, self._written[body], cost))
+        self.entries.append((name, self._written[shape], cost))
 
     def enter_formula(self, formula):
         for choice in formula.choices():
@@ -72,6 +72,13 @@ class Unit:
         table = [f'    {{"{name}", (void *){function}, {cost}}},' for name, function, cost in self.entries]
         end = [f"const Kernel fastloss_{self.name}[] = {{", *table, "    {NULL, NULL, 0},", "};"]
         return "\n\n".join([HEAD.rstrip(), *called, *self.texts, "\n".join(end)]) + "\n"
+
+
+def _without_names(text):
+    """A kernel's text with numbers for the names that it gives what it is handed."""
+    handed = re.findall(r"\b(\w+) = (?:arrays|\(\w+\)uniforms)\[", text)
+    numbers = {name: f"#{k}" for k, name in enumerate(handed)}
+    return re.sub(r"\b[A-Za-z_]\w*", lambda found: numbers.get(found[0], found[0]), text)
 
 
 def vector_functions(text):
