@@ -1,16 +1,13 @@
 """What calls of all losses have in common on a GPU: arrays taken and checked, results named, laid out once for arrays of a form."""
 
 import math
-import warnings
-
-import numpy as np
 
 from ...formula import graph
 from ...formula.definition import F32
 from ...formula.emit import uniforms
 from ...formula.lazy import lazy
 from ...formula.python import uniforms_text, variant_text
-from .. import arrays
+from .. import arrays, request
 from ..jit import interpreted
 from . import async_errors, device, memory
 from .calls import Call, CallLayout, RelativeAddress
@@ -18,7 +15,6 @@ from .storage import STORAGES
 
 VALUE, GRAD, HESS = 1, 2, 4
 MOST_LAYOUTS = 64
-_REDUCTIONS = ("mean", "sum", "none")
 LETTERS = {VALUE: "v", GRAD: "g", HESS: "h"}
 
 
@@ -79,8 +75,8 @@ class Plan:
 
     def prepare(self, want, inputs, sample_weight, reduction, normalizer, outs, check, stream, others=()):
         """Look at a call's arrays and lay it out. `outs` are the arrays to write into: of the value, gradient and Hessian, or None."""
-        if normalizer is not None or type(reduction) is not str or reduction not in _REDUCTIONS:
-            normalizer = self._check_reduction(reduction, normalizer)
+        if normalizer is not None or type(reduction) is not str or reduction not in request.REDUCTIONS:
+            reduction, normalizer = self._check_reduction(reduction, normalizer)
         who, names = self.who, self.names
         given = [memory.take(who, name, x) for name, x in zip(names, inputs, strict=True)]
         if sample_weight is not None:
@@ -101,8 +97,7 @@ class Plan:
                 self._layouts.clear()
             self._layouts[key] = layout
         if layout.is_of_nothing:
-            said = "the mean of nothing is nan (no elements, or all weights are zero)"
-            warnings.warn(f"{self.who}: {said}", RuntimeWarning, stacklevel=5)
+            request.warn_empty_mean(self.who)
         if titles:
             self._check_apart([*names, "sample_weight"][:before], titles, given)
         with device.on(layout.number):
@@ -141,7 +136,7 @@ class Plan:
         if key not in self._numbers:
             numbers = self.variant.numbers(self.vector, length)
             if precision is F32:
-                self._check_single(numbers)
+                request.check_single(self.who, numbers)
             self._numbers[key] = numbers
         return self._numbers[key]
 
@@ -200,13 +195,10 @@ class Plan:
         call.sum_weights(self.weight_shape(call))
 
     def _check_reduction(self, reduction, normalizer):
-        """The normalizer, as a number unless it is none."""
-        if not isinstance(reduction, str) or reduction not in _REDUCTIONS:
-            raise ValueError(f"{self.who}: reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
-        if normalizer is not None and reduction != "mean":
-            raise ValueError(f"{self.who}: normalizer goes with reduction='mean', got reduction={reduction!r}")
+        """The reduction as a plain string, and the normalizer, as a number unless it is None or "samples"."""
+        reduction = request.check_reduction(self.who, reduction, normalizer)
         is_number = normalizer is not None and not (isinstance(normalizer, str) and normalizer == "samples")
-        return arrays.check_normalizer(self.who, normalizer) if is_number else normalizer
+        return reduction, arrays.check_normalizer(self.who, normalizer) if is_number else normalizer
 
     def _divisor(self, call, reduction, normalizer):
         """What the sum is divided by; by how much gradients are scaled goes into the call."""
@@ -285,16 +277,6 @@ class Plan:
                     same = given[k].address == given[other].address and given[k].form() == given[other].form()
                     if not same or other >= len(names):
                         raise arrays.overlap_error(self.who, titles[k - len(names)], [*names, *titles][other])
-
-    def _check_single(self, numbers):
-        for number in numbers:
-            with np.errstate(all="ignore"):
-                held = float(np.float32(number))
-            if (held == 0) != (number == 0) or (held - held != 0) != (number - number != 0):
-                raise ValueError(
-                    f"{self.who}: hyperparameters, and what the formula makes of them, must be within float32's range "
-                    f"for a float32 input, got {number:g}"
-                )
 
 
 def _named(outs, several):
