@@ -370,7 +370,7 @@ def denormals(table, title, size, seconds):
     for name, moment in (("ours", 1e-41), ("peer", 1e-3)):
         optimizer = fl.AdamW(param.copy(), lr=1e-3)
         optimizer.step(np.zeros_like(param))
-        held = optimizer._states[0]
+        held = optimizer._bound.held[0]
         optimizers[name] = optimizer, held, np.float32(moment)
     zero = np.zeros_like(param)
 

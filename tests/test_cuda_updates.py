@@ -109,7 +109,7 @@ def test_every_variant_has_the_cpu_engines_bits(name, hyper, dtype=np.float32):
     for _ in range(STEPS):
         pair.step(drawn(rng, dtype))
     # Sums over a tensor are rounded otherwise than those of the CPU engine, and a small element is a difference of large ones.
-    pair.check(64 if pair.gpu._kernels[0].is_whole else ULP)
+    pair.check(64 if pair.gpu._bound.buckets[0].variant.is_whole else ULP)
 
 
 @pytest.mark.parametrize("name", thinned(RULES, 4))
@@ -247,6 +247,24 @@ def test_no_norm_overflows_or_vanishes(dtype, size):
         norm = to_host(fl.SGD(w).step([to_gpu(g) for g in grads], max_norm=1.0).norm)
         exact = math.hypot(*(float(x) for g in grads for x in np.atleast_1d(g).reshape(-1)))
         np.testing.assert_allclose(norm, exact, rtol=1e-12 if size > 1e-300 else 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "size", "options"),
+    [
+        (np.float32, 2e38, {"max_norm": 1.0}),
+        (np.float64, 1e308, {"max_norm": 1.0, "skip_nonfinite": True}),
+        (np.float32, 0.0, {"grad_scale": 1e-39}),
+        (np.float32, 1e-30, {"grad_scale": 1e-39, "clip_value": 7.0}),
+        (np.float64, 1e-30, {"grad_scale": 1e-310, "clip_value": 7.0}),
+        (np.float32, 1e38, {"grad_scale": 2.0**120, "max_norm": 0.01}),
+    ],
+)
+def test_factors_beyond_the_dtypes_range(dtype, size, options):
+    pair = Pair("SGD", [np.zeros(4, dtype)], lr=1.0)
+    ours, theirs = pair.step([np.full(4, size, dtype)], **options)
+    assert not theirs[1] and not ours[1]
+    same(to_host(pair.ours[0]), pair.theirs[0], 4)
 
 
 def test_the_norm_of_mixed_precisions():

@@ -659,7 +659,7 @@ def test_nothing_is_loaded_into_groups_that_were_taken_apart():
     saved = optimizer.state_dict()
     optimizer.step(np.ones(3))
     del optimizer.param_groups[0]["eps"]
-    with pytest.raises(ValueError, match=r"AdamW: param_groups\[0\] must be a dictionary of params, lr"):
+    with pytest.raises(ValueError, match=r"AdamW: param_groups\[0\] must hold 'params' and lr"):
         optimizer.load_state_dict(saved)
     optimizer.param_groups[0]["eps"] = 1e-8
     optimizer.ema_decay = 2.0

@@ -1,4 +1,4 @@
-"""What some optimizers can do beside a step: bases that their classes have besides, where the rule's decorator asks for them."""
+"""What some optimizers can do besides a step: bases that their classes have where the rule's decorator asks for them."""
 
 from functools import cache
 from typing import Any
@@ -9,7 +9,7 @@ from ..formula.registry import FORMULAS
 
 
 class TakesHessian:
-    """Of a rule with a state `hessian`: the fading mean, at rate `betas[1]`, of estimates that come every few steps."""
+    """Of a rule with a state `hessian`: the moving average, at rate `betas[1]`, of estimates that come every few steps."""
 
     def update_hessian(self: Any, estimates: Any) -> None:
         """Take estimates of the Hessian's diagonal, in the structure of the gradients, into the state `hessian`.
@@ -19,12 +19,11 @@ class TakesHessian:
         ValueError, TypeError
             As `step` does, before anything is written.
         """
-        with self._lock:
-            self._check_groups()
-            hessians = self._structured([held["hessian"] for held in self._states])
-            hessians = hessians if self._is_grouped else [hessians]
-            groups = [{"params": own, "beta": group["betas"][1]} for own, group in zip(hessians, self._values, strict=True)]
-            _mean(f"{type(self).__name__}.update_hessian")(groups).step(estimates if self._is_grouped else [estimates])
+        with self._turn:
+            bound = self._refresh()
+            hessians = self._tree.unflatten_groups([held["hessian"] for held in bound.held])
+            groups = [{"params": own, "beta": group["betas"][1]} for own, group in zip(hessians, bound.values, strict=True)]
+            _mean(f"{type(self).__name__}.update_hessian")(groups).step(estimates if self._tree.is_grouped else [estimates])
 
 
 class Averages:
@@ -32,19 +31,19 @@ class Averages:
 
     def evaluation_params(self: Any) -> Any:
         """The mean x of the steps so far, in new arrays in the structure of `params`: what the training is for."""
-        with self._lock:
-            self._check_groups()
-            return self._structured([self._x(k) for k in range(len(self._tensors))])
+        with self._turn:
+            bound = self._refresh()
+            return self._tree.unflatten([self._x(k, bound) for k in range(len(self._tree))])
 
-    def _x(self: Any, k: int) -> Any:
-        index, _, y = self._tensors[k]
+    def _x(self: Any, k: int, bound: Any) -> Any:
+        y, backend = self._tree.arrays[k], self._tree.backend
         if not self.steps:  # z is not there yet
-            return self._engine.copied(y, y.dtype)
-        z, group = self._engine.saved(self._states[k]["z"]), self._values[index]
+            return backend.copied(y, y.dtype)
+        z, group = backend.saved(bound.held[k]["z"]), bound.values[self._tree.groups[k]]
         beta = group["momentum"] if "momentum" in group else group["betas"][0]
         with np.errstate(all="ignore"):
-            x = (z + (self._engine.saved(y).astype(z.dtype) - z) / beta).astype(y.dtype)
-        return self._engine.copied(x, y.dtype, y)
+            x = (z + (backend.saved(y).astype(z.dtype) - z) / beta).astype(y.dtype)
+        return backend.copied(x, y.dtype, y)
 
 
 @cache

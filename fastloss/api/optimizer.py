@@ -1,43 +1,75 @@
 """The public object of an update rule."""
 
-import math
-import threading
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from .. import interop
-from .._kernels import arrays
+from .._kernels.cpu import atomic
+from .._kernels.cpu.engine import StepOptions
 from ..formula import Fraction, Positive, Real, UpdateRule
 from ..formula.document import optimizer_docstring
 from . import methods
-from .engines import HOST, engine_of
+from .backends import CPU
+from .groups import Bucket, GroupRules, number_at
 from .jit import Jit
-from .parameters import (
-    SparseRows,
-    check_keys,
-    check_rounding,
-    check_seed,
-    floating_dtype,
-    is_group,
-    match,
-    named,
-    of_rows,
-    state_dtypes,
-)
+from .parameters import ParameterTree, check_keys, decay_flags, holds_groups, row_options
+from .states import StateStore
 
 if TYPE_CHECKING:
     from .._kernels.cpu.engine import Library
 
 
-class StepResult(NamedTuple):
-    """What a step found: the norm of all gradients, unscaled and not yet clipped, if it was asked for; whether it was left out.
-
-    Of CUDA arrays both are 0-d arrays in the GPU's memory (`skipped` only under `skip_nonfinite`): nobody waits for them.
-    """
-
+class _Found(NamedTuple):
     norm: Any
     skipped: Any
+
+
+class StepResult(_Found):
+    """What a step found: the pair ``(norm, skipped)``, and `overflowed` besides.
+
+    Attributes
+    ----------
+    norm : float or None
+        The norm of all gradients, unscaled and not yet clipped, if it was asked for; infinity where it is beyond float64.
+    skipped : bool
+        Whether the step was left out.
+    overflowed : bool or None
+        Whether a parameter or state left its dtype's range, or would have in a step that was skipped. Such as the mean square of a
+        float32 parameter's gradients once one of these is 1e20: it is infinite from then on, and the element stands still.
+        None for CUDA arrays: it is not looked for.
+
+    Of CUDA arrays `norm` and `skipped` are 0-d arrays in the GPU's memory (`skipped` only under `skip_nonfinite`): a step does not
+    wait for them.
+    """
+
+    overflowed: Any
+
+    def __new__(cls, norm: Any, skipped: Any, overflowed: Any = False) -> "StepResult":
+        result = super().__new__(cls, norm, skipped)
+        result.overflowed = overflowed
+        return result
+
+    def __getnewargs__(self) -> tuple[Any, Any, Any]:  # type: ignore[override]
+        return (*self, self.overflowed)
+
+    def __repr__(self) -> str:
+        shown = super().__repr__()
+        return f"{shown[:-1]}, overflowed=True)" if self.overflowed else shown
+
+
+class Binding(NamedTuple):
+    """What a step needs that depends on the hyperparameters: made whole when they change, and put in place by one assignment."""
+
+    seen: list[list[Any]]  # the hyperparameters that it was made of
+    given: list[Any]  # by group, names and objects that say without a closer look that nothing changed, or None
+    values: list[dict[str, Any]]  # by group, as the rule takes them
+    buckets: list[Bucket]
+    variants: list[Any]  # by bucket, as the engine takes them
+    signs: list[float]
+    held: list[dict[str, Any]]  # by array, its states
+    needed: list[list[str]]  # by group, the states that its variant has
+    sweep: Any  # the arrays, as the engine holds them
 
 
 class Optimizer:
@@ -50,7 +82,8 @@ class Optimizer:
         of their own. float32 and float64 keep their precision; float16 and bfloat16 are computed in float32 and rounded once per
         step. No array may be there twice, be read-only, or share memory with another. PyTorch tensors on the processor are taken
         for the memory that they hold. Or all of them are contiguous CUDA arrays on one GPU (of CuPy, PyTorch, Numba); states and
-        gradients are then too.
+        gradients are then too. The list or dictionary is copied: what the caller does to it later changes nothing. The memory of
+        an array is rewritten even if the array is made read-only, or given another shape, after that.
     state_dtype : dtype or dict, optional
         What the states are kept in: float64, float32, float16 or bfloat16, for all or by the state's name. By default float64 for
         parameters of float64, else float32.
@@ -72,7 +105,7 @@ class Optimizer:
     Attributes
     ----------
     param_groups : list of dict
-        For each group its ``"params"`` and hyperparameters.
+        For each group its ``"params"``, a tuple, read-only dictionary or array that stays as it is, and its hyperparameters.
     steps : int
         How many steps were taken. Of CUDA arrays the GPU counts; to read it waits for the stream.
     ema_decay : float or None
@@ -89,7 +122,7 @@ class Optimizer:
     rule: UpdateRule
     library: "Library | None" = None  # where the kernels come from if they are not built in
     _what = "params"  # what errors call them
-    _on_gpu = True  # whether they may be CUDA arrays
+    _backend: Any = None  # where arrays must be, None for wherever they are
     param_groups: list[dict[str, Any]]
     ema_decay: float | None
 
@@ -106,37 +139,32 @@ class Optimizer:
         **hyperparameters: Any,
     ) -> None:
         who = type(self).__name__
-        unknown = [name for name in hyperparameters if name not in self._hyperparameters()]
-        if unknown:
-            raise TypeError(f"{who}: hyperparameters must be among {', '.join(self._hyperparameters())}, got {unknown[0]!r}")
-        defaults = {name: domain.default for name, domain in self._hyperparameters().items()} | hyperparameters
-        self._steps = 0  # None where only the GPU knows
-        self._engine = None
-        self._is_grouped = isinstance(params, list | tuple) and len(params) > 0 and all(is_group(p) for p in params)
-        self.param_groups = []
-        for index, group in enumerate(params if self._is_grouped else [{"params": params}]):
-            own = {name: value for name, value in group.items() if name != "params"}
-            unknown = [name for name in own if name not in defaults]
-            if unknown:
-                raise TypeError(f"{who}: params[{index}] must hold 'params' and {', '.join(defaults)}, got {unknown[0]!r}")
-            self.param_groups.append({"params": group["params"], **defaults, **own})
-        self._tensors = self._over_params()
-        self._engine = self._engine or HOST
+        self._rules = GroupRules(who, self.rule)
+        defaults = self._rules.defaults(hyperparameters)
+        self._steps: int | None = 0  # None where only the GPU knows
+        self._tree = ParameterTree(who, params, self._what, self._backend)
+        self.param_groups = [
+            self._rules.group(index, group, structure, defaults)
+            for index, (group, structure) in enumerate(
+                zip(params if holds_groups(params) else [{}], self._tree.structures, strict=True)
+            )
+        ]
         self.ema_decay = ema_decay
         self._check_ema_decay()
-        self._dtypes = state_dtypes(who, self.rule.states, state_dtype)
-        self._rounding = check_rounding(who, rounding, self._tensors)
-        self._seed = check_seed(who, seed)
-        self._decays = self._masked(decay_mask)
-        # Tensors of one lane have one kernel and the same numbers: a group's, with or without weight decay.
-        self._lanes = sorted({(index, decays) for (index, _, _), decays in zip(self._tensors, self._decays, strict=True)})
-        self._copies = [self._copy(array, copy_dtype) for _, _, array in self._tensors]
-        self._states = [self._beside(array) for _, _, array in self._tensors]
-        self._carried = [{name: first for name, (first, _) in self.rule.carried.items()} for _ in self.param_groups]
-        self._lock = threading.Lock()
-        self._variants = {}
-        self._seen = self._needed = None
-        self._check_groups()
+        self._store = StateStore(who, self._tree, self.rule, state_dtype, rounding, seed, ema_decay is not None, copy_dtype)
+        self._decays = decay_flags(who, self._tree, decay_mask, "weight_decay" in self._rules.domains)
+        self._scalars = [{name: first for name, (first, _) in self.rule.carried.items()} for _ in self.param_groups]
+        self._start(self._store.initial())
+
+    def _start(self, held):
+        """What is made anew for a copy: locks and kernels do not travel."""
+        self._turn = atomic.Turn(type(self).__name__)
+        self._rules = GroupRules(type(self).__name__, self.rule)
+        self._variants: dict[Any, Any] = {}
+        # Arrays of one bucket have one kernel and the same numbers: a group's, with or without weight decay.
+        self._kinds = sorted(set(zip(self._tree.groups, self._decays, strict=True)))
+        self._bound: Binding | None = None
+        self._bound = self._binding(self._steps_of_schedules(), self.param_groups, held)
 
     def step(
         self,
@@ -167,8 +195,9 @@ class Optimizer:
         clip_value : float, optional
             No element of a gradient is taken for larger than this, nor for smaller than its negative.
         skip_nonfinite : bool
-            Leave the step out, the step count too, if a gradient holds NaN or infinity. Otherwise these go into the parameter
-            and its state.
+            Leave the step out, the step count too, if a gradient holds NaN or infinity, or a finite gradient is so large that a
+            parameter or state would become infinite (a float32 mean of squares does for 1e20). Otherwise these go into the
+            parameter and its state, and an element whose state is infinite stands still from then on.
         row_lr : array of shape (k,), optional
             For parameters that hold k independent problems in their rows: a learning rate for each row, in the place of `lr`.
         row_mask : array of bool of shape (k,), optional
@@ -177,67 +206,63 @@ class Optimizer:
         A rule that looks at whole tensors (`cautious`, `LAMB`) looks at each row by itself where there is `row_lr` or `row_mask`,
         and of `SparseRows` at the rows that move, all together. What it sums there makes NaN of all that goes by the sum.
 
-        Threads that step one optimizer take turns. Denormal numbers count as 0 within a step.
+        Threads that step one optimizer take turns. A process that is forked meanwhile has the arrays as they were at that moment,
+        perhaps with a part of the step; it can go on with them. Ctrl-C is heard before a step or after it. A signal handler that
+        interrupts a step must not step the same optimizer. Denormal numbers count as 0 within a step.
 
         Returns
         -------
         StepResult
-            ``norm``, None unless `max_norm` or `skip_nonfinite` needed it, and ``skipped``.
+            ``norm``, None unless `max_norm` or `skip_nonfinite` needed it, ``skipped``, and `overflowed`.
 
         Raises
         ------
         ValueError, TypeError
-            For a gradient of another shape or not floating, one that shares memory with a parameter or state, or a
-            hyperparameter outside its domain; before anything is written.
+            For a gradient of another shape or not floating, one that shares memory with a parameter or state, a
+            hyperparameter outside its domain, or `param_groups` that are not those of the beginning; before anything is written.
+        RuntimeError
+            From within a step of the same optimizer, by a signal handler or a schedule.
         """
-        with self._lock:
-            self._check_groups()
-            factors = self._signs
-            if grad_scale is not None:
-                scale = self._positive("grad_scale", grad_scale)
-                factors = [sign / scale for sign in factors]
-            step, carried = self._steps, self._carried
-            if step is not None or self.rule.carried:
-                step = 1 + (self.steps if step is None else step)
-                for vector in self._vectors:
-                    vector[0] = step
-            if self.rule.carried:
-                carried = [self.rule.carry(now, step, group) for now, group in zip(carried, self._values, strict=True)]
-                for vector, (index, _) in zip(self._vectors, self._lanes, strict=True):
-                    vector[1 : 1 + len(carried[index])] = carried[index].values()
-            flat = self._flat(grads)
-            sparse = self._sparse(flat)
-            if row_lr is not None or row_mask is not None:
-                row_lr, row_mask = self._rows(row_lr, row_mask, sparse)
-            measures = max_norm is not None or skip_nonfinite
-            approach = 0.0 if self.ema_decay is None else 1.0 - self.ema_decay
-            norm, skipped = self._sweep.step(
-                self._kernels,
-                self._vectors,
-                flat,
-                factors,
-                math.inf if clip_value is None else self._positive("clip_value", clip_value),
-                math.inf if max_norm is None else self._positive("max_norm", max_norm),
-                measures,
-                skip_nonfinite,
-                approach,
-                step,
-                sparse,
-                row_lr,
-                self._lr_slot,
-                row_mask,
-            )
-            if skipped is False:
-                self._steps, self._carried = step, carried
-            elif skipped is not True:
-                skipped = self._left_open(step, carried, skipped)
-        return StepResult(norm, skipped) if measures else _DONE
+        options = StepOptions()
+        if grad_scale is not None:
+            options.grad_scale = self._positive("grad_scale", grad_scale)
+        if max_norm is not None:
+            options.max_norm, options.measures = self._positive("max_norm", max_norm), True
+        if clip_value is not None:
+            options.clip_value = self._positive("clip_value", clip_value)
+        if skip_nonfinite:
+            options.skips = options.measures = True
+        if row_lr is not None or row_mask is not None:
+            options.row_lr, options.row_mask = row_lr, row_mask
+        return self._take(grads, options)
+
+    def _take(self, grads, options):
+        """Take a step with these options: `options.counts` are replaced with it, as one act."""
+        with self._turn:
+            bound = self._refresh()
+            step, scalars = self._next_counts(bound)
+            options.step = step
+            options.counts += [(self, "_steps", step), (self, "_scalars", scalars)]
+            options.grads = self._tree.flatten(grads)
+            options.sparse = self._tree.extract_rows(options.grads)
+            if options.row_lr is not None or options.row_mask is not None:
+                has_lr = "lr" in self._rules.domains
+                options.row_lr, options.row_mask = row_options(
+                    type(self).__name__, self._tree, options.row_lr, options.row_mask, options.sparse, has_lr
+                )
+            options.variants, options.signs = bound.variants, bound.signs
+            options.vectors = [[step or 0.0, *scalars[group].values(), *numbers] for group, _, numbers, _ in bound.buckets]
+            if self.ema_decay is not None:
+                options.ema_weight = 1.0 - self.ema_decay
+            options.result, options.usual, options.unusual = StepResult, _DONE, _OVERFLOWED
+            result = bound.sweep.step(options)
+            return result if self._tree.backend is CPU else self._counted_on_gpu(options, result)
 
     @property
     def steps(self) -> int:
         """How many steps were taken."""
         # A captured step is replayed without a call.
-        steps: int = self._engine.steps(self._steps)
+        steps: int = self._tree.backend.steps(self._steps)
         self._steps = steps
         return steps
 
@@ -246,343 +271,185 @@ class Optimizer:
         """The averages of the parameters, in the structure of `params`."""
         if self.ema_decay is None:
             raise AttributeError(f"{type(self).__name__}: ema must be asked for with ema_decay")
-        return self._structured([held["ema"] for held in self._states])
+        return self._tree.unflatten([held["ema"] for held in self._bound.held])
 
     @property
     def copies(self) -> Any:
         """The parameters in `copy_dtype`, in the structure of `params`."""
-        if any(copy is None for copy in self._copies):
+        if any(copy is None for copy in self._store.copies):
             raise AttributeError(f"{type(self).__name__}: copies must be asked for with copy_dtype")
-        return self._structured(self._copies)
+        return self._tree.unflatten(self._store.copies)
 
     def state_dict(self) -> dict[str, Any]:
         """The optimizer's state as plain arrays and numbers, copied: rule, steps, groups of hyperparameters, states by name.
 
-        Of a hyperparameter that is a function of the steps it holds the number now.
+        Of a hyperparameter that is a function of the steps it holds the number now. It waits for a step that another thread takes;
+        a signal handler that interrupts a step gets the state from before that step or after it.
         """
-        steps = self.steps
-        groups = [{name: _at(group[name], steps) for name in self._hyperparameters()} for group in self.param_groups]
-        if self.rule.carried:
-            groups = [group | {"carried": dict(carried)} for group, carried in zip(groups, self._carried, strict=True)]
-        return {
-            "rule": type(self).__name__,
-            "steps": steps,
-            "groups": groups,
-            "state": {
-                name: {state: self._engine.saved(array) for state, array in held.items()}
-                for (_, name, _), held in zip(self._tensors, self._states, strict=True)
-            },
-        }
+        if self._turn.is_mine:
+            return self._saved()
+        with self._turn:
+            return self._saved()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over what `state_dict` returned, for parameters of the same names and shapes; all of it or, on an error, nothing.
 
         States of another floating dtype are converted. A hyperparameter that is a function of the steps stays one.
         """
-        who = type(self).__name__
+        with self._turn:
+            steps, values, scalars = self._check_saved(state_dict)
+            needed = self._needed(values)
+            held = self._store.loaded(state_dict["state"], needed)
+            groups = [
+                {name: value for name, value in saved.items() if not callable(group[name])}
+                for saved, group in zip(values, self.param_groups, strict=True)
+            ]
+            merged = [group | own for group, own in zip(self.param_groups, groups, strict=True)]
+            changes = [(group, name, own[name]) for group, own in zip(self.param_groups, groups, strict=True) for name in own]
+            bound = self._binding(steps, merged, held)
+            self._store.refresh_copies()
+            atomic.replace([*changes, (self, "_bound", bound), (self, "_steps", steps), (self, "_scalars", scalars)])
+            self._tree.backend.recount()
+
+    def __getstate__(self) -> dict[str, Any]:
+        kept = {name: value for name, value in vars(self).items() if name not in _REMADE}
+        groups = [{name: value for name, value in group.items() if name != "params"} for group in self.param_groups]
+        return kept | {"param_groups": groups, "held": self._bound.held}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        held = state.pop("held")
+        vars(self).update(state)
+        self.param_groups = [
+            {"params": structure, **group} for structure, group in zip(self._tree.structures, self.param_groups, strict=True)
+        ]
+        self._start(held)
+
+    def __repr__(self) -> str:
+        groups = "; ".join(", ".join(f"{name}={group[name]!r}" for name in self._rules.domains) for group in self.param_groups)
+        return f"{type(self).__name__}({len(self._tree)} arrays, {groups})"
+
+    def _saved(self):
+        steps = self.steps
+        groups = [{name: number_at(group[name], steps) for name in self._rules.domains} for group in self.param_groups]
+        if self.rule.carried:
+            groups = [group | {"carried": dict(scalars)} for group, scalars in zip(groups, self._scalars, strict=True)]
+        return {"rule": type(self).__name__, "steps": steps, "groups": groups, "state": self._store.saved(self._bound.held)}
+
+    def _check_saved(self, state_dict):
+        """Steps, hyperparameters and scalar state of a state dictionary; whatever the next step would refuse is found here."""
+        who, domains = type(self).__name__, self._rules.domains
         check_keys(who, "state_dict", state_dict, ["rule", "steps", "groups", "state"])
         if state_dict["rule"] != who:
             raise ValueError(f"{who}: state_dict must be of rule {who!r}, got {state_dict['rule']!r}")
-        steps, groups, states = state_dict["steps"], state_dict["groups"], state_dict["state"]
+        steps, groups = state_dict["steps"], state_dict["groups"]
         if not isinstance(steps, int | np.integer) or isinstance(steps, bool) or not 0 <= steps < _MOST_STEPS:
             raise ValueError(f"{who}: steps must be a whole number from 0 to 2**53, got {steps!r}")
-        if not isinstance(groups, list | tuple) or len(groups) != len(self.param_groups):
-            raise ValueError(f"{who}: groups must be a list of {len(self.param_groups)} dictionaries, got {groups!r}")
+        if not isinstance(groups, list | tuple) or len(groups) != len(self._tree.structures):
+            raise ValueError(f"{who}: groups must be a list of {len(self._tree.structures)} dictionaries, got {groups!r}")
         for index, group in enumerate(groups):
-            check_keys(who, f"groups[{index}]", group, [*self._hyperparameters(), *(["carried"] if self.rule.carried else [])])
-        carried = [self._check_carried(who, group) for group in groups]
-        # Whatever the next step would refuse is found before anything is replaced.
+            check_keys(who, f"groups[{index}]", group, [*domains, *(["carried"] if self.rule.carried else [])])
+        scalars = [self._check_scalars(group) for group in groups]
         self._check_ema_decay()
-        for index, group in enumerate(self.param_groups):
-            check_keys(who, f"param_groups[{index}]", group, ["params", *self._hyperparameters()])
-        values = [self._check_group(group) for group in groups]
+        self._rules.check_shape(self.param_groups, self._tree.structures)
+        values = [self._rules.check(group) for group in groups]
         for group, saved in zip(self.param_groups, values, strict=True):
-            self._check_group(saved | {name: value(int(steps)) for name, value in group.items() if callable(value)})
-        choices = self._choices(values)
-        check_keys(who, "state", states, [name for _, name, _ in self._tensors])
-        states = self._engine.saved_states(states)
-        for index, name, array in self._tensors:
-            self._check_state(who, name, states[name], choices[index], array)
-        with self._lock:
-            # Held states that were not saved are forgotten with all else.
-            self._states = [
-                {state: self._engine.copied(array, self._dtype(state, param), param) for state, array in states[name].items()}
-                for _, name, param in self._tensors
-            ]
-            for group, checked in zip(self.param_groups, values, strict=True):
-                group.update({name: value for name, value in checked.items() if not callable(group[name])})
-            self._steps, self._carried = int(steps), carried
-            self._engine.recount()
-            for copy, (_, _, param) in zip(self._copies, self._tensors, strict=True):
-                if copy is not None:
-                    self._engine.assign(copy, param)
-            self._seen = self._needed = None
-            self._check_groups()
+            self._rules.check(saved | {name: value(int(steps)) for name, value in group.items() if callable(value)})
+        check_keys(who, "state", state_dict["state"], self._tree.names)
+        return int(steps), values, scalars
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name not in _BOUND}
+    def _check_scalars(self, group):
+        """The scalar state of a saved group."""
+        if not self.rule.carried:
+            return {}
+        check_keys(self._rules.who, "carried", group["carried"], list(self.rule.carried))
+        return {name: Real().check(self._rules.who, name, group["carried"][name]) for name in self.rule.carried}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        self._tensors = self._over_params()  # a tensor's memory is another one now
-        self._lock = threading.Lock()
-        self._variants = {}
-        self._seen = self._needed = None
-        self._check_groups()
-
-    def __repr__(self) -> str:
-        groups = "; ".join(
-            ", ".join(f"{name}={group[name]!r}" for name in self._hyperparameters()) for group in self.param_groups
-        )
-        return f"{type(self).__name__}({len(self._tensors)} arrays, {groups})"
-
-    def _over_params(self):
-        """(group, name, array) for every parameter."""
-        who, found = type(self).__name__, []
-        for index, group in enumerate(self.param_groups):
-            prefix = f"{self._what}[{index}]" if self._is_grouped else self._what
-            for name, array in named(who, prefix, group["params"]):
-                if self._engine is None:
-                    self._engine = engine_of(who, array) if self._on_gpu else HOST
-                found.append((index, name, self._engine.parameter(who, name, array)))
-        return found
-
-    @classmethod
-    def _hyperparameters(cls):
-        return cls.rule.hyperparameters
-
-    def _check_group(self, group, changed=None):
-        """A group's hyperparameters as the rule takes them; those of `changed` are to be looked at, by default all."""
-        who, domains = type(self).__name__, self._hyperparameters()
-        checked = {name: domains[name].check(who, name, group[name]) for name in (domains if changed is None else changed)}
-        values = {name: checked[name] if name in checked else group[name] for name in domains}
-        for holds, message in self.rule.requires:
-            if not holds(**values):
-                raise ValueError(f"{who}: {message}")
-        return values
-
-    def _check_groups(self):
-        """Look at the hyperparameters again if they were changed since the last step."""
-        names = self._hyperparameters()
-        for index, group in enumerate(self.param_groups):
-            if len(group) != len(names) + 1 or not group.keys() >= names.keys():
-                raise ValueError(
-                    f"{type(self).__name__}: param_groups[{index}] must hold 'params' and {', '.join(names)}, got {', '.join(group)}"
-                )
-        self._check_ema_decay()
-        steps = self._steps if self._steps is not None else self._steps_of_schedules()
-        now = [[_snapshot(group[name], steps) for name in names] for group in self.param_groups]
-        if now != self._seen:
-            # A schedule changes one number at each step: the others were looked at before.
-            before = self._seen or [[None] * len(names) for _ in now]
-            values = []
-            for group, seen, was in zip(self.param_groups, now, before, strict=True):
-                changed = [name for name, new, old in zip(names, seen, was, strict=True) if old is None or new != old]
-                known = self._values[len(values)] if self._seen else {}
-                given = {name: _at(group[name], steps) for name in changed}
-                values.append(self._check_group({name: known.get(name) for name in names} | given, changed))
-            self._bind(self._choices(values))
-            self._use(values)
-            self._seen = now
-
-    def _steps_of_schedules(self):
-        """The count of steps, if a hyperparameter is a function of it: the rest is the GPU's, which need not be waited for."""
-        has = any(callable(group[name]) for group in self.param_groups for name in self._hyperparameters())
-        return self.steps if has else None
-
-    def _left_open(self, step, carried, skipped):
-        """What becomes of the counts where only the GPU knows whether the step was left out; None: it was captured, and not taken."""
-        self._steps = None
-        if skipped is not None and self.rule.carried:
-            skipped = bool(interop.number(skipped))
-            if not skipped:
-                self._carried = carried
-        return False if skipped is None else skipped
-
-    def _use(self, values):
-        """The numbers of each lane as the engine takes them; those of the step are filled in later."""
-        self._values, self._vectors, self._signs = values, [], []
-        for index, decays in self._lanes:
-            numbers = {"step": 0.0, **self._carried[index], **values[index]}
-            self._vectors.append(self.rule.vector(numbers if decays else {**numbers, "weight_decay": 0.0}))
-            self._signs.append(-1.0 if numbers["maximize"] else 1.0)
+    def _positive(self, name, value):
+        """An option of a step."""
+        return _POSITIVE.check(type(self).__name__, name, value)
 
     def _check_ema_decay(self):
         if self.ema_decay is not None:
             Fraction(0.0).check(type(self).__name__, "ema_decay", self.ema_decay)
 
-    def _positive(self, name, value):
-        """An option of a step."""
-        return Positive(1.0).check(type(self).__name__, name, value)
-
-    def _check_carried(self, who, group):
-        """The carried numbers of a saved group."""
-        if not self.rule.carried:
-            return {}
-        check_keys(who, "carried", group["carried"], list(self.rule.carried))
-        return {name: Real().check(who, name, group["carried"][name]) for name in self.rule.carried}
-
-    def _choices(self, values):
-        return [self.rule.choice({"step": None, **dict.fromkeys(self.rule.carried), **group}) for group in values]
-
-    def _flat(self, given, name="grads"):
-        """What was given in the structure of the parameters, in the order of the tensors."""
-        who = type(self).__name__
-        if not self._is_grouped:
-            return match(who, name, self.param_groups[0]["params"], given)
-        if not isinstance(given, list | tuple) or len(given) != len(self.param_groups):
-            raise ValueError(f"{who}: {name} must be a list of {len(self.param_groups)} entries, one for each group")
-        flat = []
-        for index, (group, own) in enumerate(zip(self.param_groups, given, strict=True)):
-            flat += match(who, f"{name}[{index}]", group["params"], own)
-        return flat
-
-    def _sparse(self, flat):
-        """Take the rows out of sparse gradients: {tensor: rows}, their values left in the list."""
-        found = None
-        for k, grad in enumerate(flat):
-            if type(grad) is SparseRows:
-                _, name, param = self._tensors[k]
-                found = found or {}
-                found[k], flat[k] = self._engine.row_gradient(type(self).__name__, name, param, grad)
-        return found
-
-    def _rows(self, row_lr, row_mask, sparse):
-        """Learning rates and mask of the rows as the engine takes them."""
-        who = type(self).__name__
-        self._engine.check_rows(who)
-        if sparse:
-            raise ValueError(f"{who}: row_lr and row_mask must go with whole gradients, got SparseRows")
-        counts = {array.shape[0] if array.ndim else None for _, _, array in self._tensors}
-        if len(counts) != 1 or None in counts:
-            raise ValueError(
-                f"{who}: row_lr and row_mask must go with parameters of one number of rows, got {sorted(map(str, counts))}"
-            )
-        (count,) = counts
-        if row_lr is not None:
-            if "lr" not in self._hyperparameters():
-                raise TypeError(f"{who}: row_lr must go with a rule that has lr")
-            row_lr = np.ascontiguousarray(of_rows(who, "row_lr", row_lr, count, "fiu"), np.float64)
-            if not (np.isfinite(row_lr).all() and (row_lr >= 0).all()):
-                raise ValueError(
-                    f"{who}: row_lr must be >= 0 and finite, got {row_lr[~(np.isfinite(row_lr) & (row_lr >= 0))][0]}"
-                )
-        if row_mask is not None:
-            row_mask = np.ascontiguousarray(of_rows(who, "row_mask", row_mask, count, "b"), np.uint8)
-        return row_lr, row_mask
-
-    def _bind(self, choices):
-        """Make the states that these variants need, and hand all arrays to the engine."""
-        self._kernels = [self._variant(choices[index]) for index, _ in self._lanes]
-        needed = [self.rule.states_of(choice) for choice in choices]
-        if needed == self._needed:
-            return
-        tensors = []
-        for k, ((index, name, array), held) in enumerate(zip(self._tensors, self._states, strict=True)):
-            for state in needed[index]:
-                if state not in held:
-                    held[state] = self._engine.zeros(array, self._dtype(state, array))
-            beside = {place: held[state] for state, place in _BESIDE.items() if state in held}
-            if self._copies[k] is not None:
-                beside["copy"] = self._copies[k]
-            if self._rounding == "stochastic" and arrays.is_bfloat16(array.dtype):
-                beside["seed"] = (self._seed + k * _GOLDEN) % 2**64
-            lane = self._lanes.index((index, self._decays[k]))
-            tensors.append((lane, name, array, [held[state] for state in needed[index]], beside))
-        self._sweep = self._engine.sweep(type(self).__name__, tensors)
-        self._needed = needed
-        slots = [name for name, _ in self.rule.slots()]
-        self._lr_slot = slots.index("lr") if "lr" in slots else -1
-
-    def _beside(self, array):
-        """What is kept beside a parameter besides its states."""
-        held = {}
+    def _refresh(self):
+        """The binding for the hyperparameters as they are now."""
+        bound = self._bound
         if self.ema_decay is not None:
-            held["ema"] = self._engine.copied(array, self._dtype("ema", array))
-        if self._rounding == "compensated" and array.dtype.itemsize == 2:
-            held["remainder"] = self._engine.zeros(array, array.dtype)
-        return held
+            self._check_ema_decay()
+        if self._rules.are_same(self.param_groups, bound.given):
+            return bound
+        self._rules.check_shape(self.param_groups, self._tree.structures)
+        steps = self._steps_of_schedules()
+        if self._rules.snapshot(self.param_groups, steps) != bound.seen:
+            self._bound = bound = self._binding(steps, self.param_groups)
+        return bound
 
-    def _dtype(self, state, param):
-        """What a state is kept in."""
-        if state == "remainder":
-            return param.dtype
-        return self._dtypes.get(state) or (np.dtype(np.float64) if param.dtype == np.float64 else np.dtype(np.float32))
+    def _binding(self, steps, param_groups, held=None):
+        """Check the hyperparameters and bind the arrays that they need; with states `held` in the place of those there are."""
+        old = self._bound
+        now = self._rules.snapshot(param_groups, steps)
+        values = self._rules.values(param_groups, steps, now, old and old.seen, old and old.values)
+        choices = self._rules.choices(values)
+        needed = self._needed(values)
+        buckets = [self._rules.bucket(group, decays, self._variant(choices[group]), values) for group, decays in self._kinds]
+        variants, signs = [bucket.variant for bucket in buckets], [bucket.sign for bucket in buckets]
+        given = self._rules.given(param_groups)
+        if held is None and needed == old.needed:
+            return Binding(now, given, values, buckets, variants, signs, old.held, needed, old.sweep)
+        held = self._store.with_states(old.held if held is None else held, needed)
+        places = [self._kinds.index(kind) for kind in zip(self._tree.groups, self._decays, strict=True)]
+        sweep = self._tree.backend.sweep(type(self).__name__, self._store.tensors(held, needed, places))
+        return Binding(now, given, values, buckets, variants, signs, held, needed, sweep)
 
-    def _copy(self, array, dtype):
-        return None if dtype is None else self._engine.copied(array, floating_dtype(type(self).__name__, "copy_dtype", dtype))
+    def _compute_in_double(self, wide):
+        """Compute those arrays in double, whatever their dtype, that are True in `wide`."""
+        self._store.compute_in_double(wide)
+        self._bound = self._binding(self._steps, self.param_groups, self._bound.held)
 
-    def _masked(self, mask):
-        """Whether each tensor decays."""
-        who = type(self).__name__
-        if mask is not None and "weight_decay" not in self._hyperparameters():
-            raise TypeError(f"{who}: decay_mask must go with a rule that has weight_decay")
-        if mask is None or isinstance(mask, bool):
-            return [mask is not False for _ in self._tensors]
-        decays = (
-            [mask(self._engine.shown(array)) for _, _, array in self._tensors]
-            if callable(mask)
-            else self._flat(mask, "decay_mask")
-        )
-        for (_, name, _), decay in zip(self._tensors, decays, strict=True):
-            if not isinstance(decay, bool | np.bool_):
-                raise TypeError(f"{who}: decay_mask must be True or False for {name}, got {decay!r}")
-        return [bool(decay) for decay in decays]
-
-    def _structured(self, flat):
-        """Arrays of all tensors, in order, in the structure of `params`."""
-        rest = map(self._engine.shown, flat)
-
-        def like(params):
-            if isinstance(params, dict):
-                return {key: next(rest) for key in params}
-            return [next(rest) for _ in params] if isinstance(params, list | tuple) else next(rest)
-
-        groups = [like(group["params"]) for group in self.param_groups]
-        return groups if self._is_grouped else groups[0]
+    def _needed(self, values):
+        """The states that each group's variant has."""
+        return [self.rule.states_of(choice) for choice in self._rules.choices(values)]
 
     def _variant(self, choice):
         if choice not in self._variants:
-            self._variants[choice] = self._engine.variant(self.rule, choice, self.library)
+            self._variants[choice] = self._tree.backend.variant(self.rule, choice, self.library)
         return self._variants[choice]
 
-    def _check_state(self, who, name, own, choice, array):
-        """The arrays of one parameter: all that its variant needs, none that the rule does not know."""
-        beside = self._beside(array)
-        needed = [*self.rule.states_of(choice), *beside]
-        if not isinstance(own, dict) or not set(needed) <= set(own) <= {*self.rule.states, *beside}:
-            got = sorted(map(str, own)) if isinstance(own, dict) else type(own).__name__
-            raise ValueError(f"{who}: the state of {name} must hold {', '.join(needed) or 'nothing'}, got {got}")
-        for state, values in own.items():
-            if type(values) is not np.ndarray or values.shape != array.shape or not arrays.is_floating(values.dtype):
-                got = f"{values.dtype} {values.shape}" if isinstance(values, np.ndarray) else type(values).__name__
-                raise ValueError(f"{who}: {state} of {name} must be a floating array of shape {array.shape}, got {got}")
+    def _next_counts(self, bound):
+        """The number of the step that comes next, None if only the GPU knows it and nobody asks, and the scalar state in it."""
+        if not self.rule.carried:
+            return None if self._steps is None else self._steps + 1, self._scalars
+        step = self.steps + 1
+        return step, [self.rule.carry(scalars, step, group) for scalars, group in zip(self._scalars, bound.values, strict=True)]
+
+    def _steps_of_schedules(self):
+        """The count of steps, if a hyperparameter is a function of it: the rest is the GPU's, which need not be waited for."""
+        if self._steps is not None:
+            return self._steps
+        has = any(callable(group[name]) for group in self.param_groups for name in self._rules.domains)
+        return self.steps if has else None
+
+    def _counted_on_gpu(self, options, result):
+        """Replace the counts as far as the host knows them; left out is None for a step that was captured, and not taken."""
+        skipped = result.skipped
+        if skipped is False:
+            atomic.replace(options.counts)
+            return result if options.measures else _DONE_ON_GPU
+        if skipped is not None and self.rule.carried:
+            skipped = bool(interop.number(skipped))
+            if not skipped:
+                atomic.replace(options.counts)
+        self._steps = None
+        return StepResult(result.norm, False if skipped is None else skipped, None) if options.measures else _DONE_ON_GPU
 
 
-# What is made anew for a copy: threads and kernels do not travel.
-_BOUND = {"_lock", "_sweep", "_kernels", "_variants", "_values", "_vectors", "_signs", "_lr_slot", "_seen", "_needed"}
+# What is made anew for a copy.
+_REMADE = {"_turn", "_rules", "_variants", "_kinds", "_bound"}
 # Steps are counted in the doubles of the kernels' numbers.
 _MOST_STEPS = 2**53
-# What is kept beside a parameter, by the name that it is saved under, and the engine's name for it.
-_BESIDE = {"ema": "average", "remainder": "remainder"}
-# 2^64 by the golden ratio: seeds that are far apart.
-_GOLDEN = 0x9E3779B97F4A7C15
-_DONE = StepResult(None, False)
-
-
-def _at(value, steps):
-    """A hyperparameter's number after so many steps."""
-    return value(steps) if callable(value) else value
-
-
-def _snapshot(value, steps):
-    """The value as it is now, told apart from later ones even if it is changed in place."""
-    if type(value) is float:
-        return value
-    if callable(value):
-        return float(value(steps))
-    value = tuple(value) if isinstance(value, list) else value.item() if getattr(value, "shape", None) == () else value
-    return type(value), value
+_POSITIVE = Positive(1.0)
+_DONE, _OVERFLOWED, _DONE_ON_GPU = StepResult(None, False), StepResult(None, False, True), StepResult(None, False, None)
 
 
 def optimizer_class(rule: UpdateRule, library: "Library | None" = None) -> type[Optimizer]:

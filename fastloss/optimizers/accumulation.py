@@ -3,9 +3,13 @@
 from typing import Any
 
 from .._kernels import arrays
-from .._kernels.cpu import norms
 from ..api.parameters import SparseRows
-from .arithmetic import Add, named, over
+from ..formula import Real
+from .arithmetic import Add
+from .writers import over
+
+# Between them are the normal numbers of float32.
+_SMALLEST, _LARGEST = 2.0**-126, 2.0**128 - 2.0**104
 
 
 def accumulate(into: Any, grads: Any, scale: float = 1.0) -> None:
@@ -41,19 +45,16 @@ def accumulate(into: Any, grads: Any, scale: float = 1.0) -> None:
     array([2., 4.])
     """
     who = "accumulate"
+    scale = Real().check(who, "scale", scale)
     adder = over(Add, who, "into", into, scale=scale)
-    given, wide = adder._flat(grads), {}
-    for k, (_, name, buffer) in enumerate(adder._tensors):
-        if type(given[k]) is SparseRows or buffer.dtype == "float64":
-            continue
-        grad = arrays.as_array(who, f"the gradient of {name}", given[k])
-        if grad.dtype == "float64":
-            if grad.shape != buffer.shape:
-                raise ValueError(f"{who}: the gradient of {name} must have its shape {buffer.shape}, got {grad.shape}")
-            # Summed beside the buffer, and rounded from the sum in double: the engine keeps a copy in the buffer's dtype.
-            beside = named(Add, who, "into")(buffer.astype("float64"), scale=scale, copy_dtype=buffer.dtype)
-            beside.step(grad)
-            given[k], wide[k] = norms.everywhere(0.0, grad.shape), beside.copies
-    adder.step(adder._structured(given))
-    for k, total in wide.items():
-        adder._tensors[k][2][...] = total
+    tree = adder._tree
+    given = tree.flatten(grads)
+    for k, grad in enumerate(given):
+        if type(grad) is not SparseRows:
+            given[k] = arrays.as_array(who, f"the gradient of {tree.names[k]}", grad)
+    # A scale that is no normal number of float32 is none in it, but the product may be.
+    beyond = scale != 0 and not _SMALLEST <= abs(scale) <= _LARGEST
+    wide = [beyond or (type(grad) is not SparseRows and grad.dtype == "float64") for grad in given]
+    if any(wide):
+        adder._compute_in_double(wide)
+    adder.step(tree.unflatten(given))

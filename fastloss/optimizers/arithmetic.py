@@ -1,4 +1,4 @@
-"""Rules that are no optimizers but what stands around them is made of: they write arrays, element by element, given others.
+"""Rules that are no optimizers: the training utilities are made of them. They rewrite arrays, element by element, given others.
 
 The engine sees to dtypes, layouts, threads, and memory that overlaps, as it does in a step.
 """
@@ -27,6 +27,12 @@ def Multiply(param, grad, step):
 
 
 @update_rule()
+def Assign(param, grad, step):
+    """The other array itself, rounded."""
+    return (grad,)
+
+
+@update_rule()
 def Clamp(param, grad, step):
     """No further from 0 than another array; NaN stays."""
     return (where(param > grad, grad, where(param < -grad, -grad, param)),)
@@ -39,21 +45,3 @@ def Clamp(param, grad, step):
 def RunningMean(param, grad, step, beta):
     """The fading mean of what it is given: Sophia's of the Hessian's diagonal."""
     return (average(param, grad, beta),)
-
-
-_NAMED: dict = {}
-
-
-def named(rule, who, what):
-    """The rule's class for NumPy arrays, under the names that errors give: whose arrays are written, and what these are called."""
-    key = rule, who, what
-    if key not in _NAMED:
-        _NAMED[key] = type(who, (rule,), {"_what": what, "_on_gpu": False, "__doc__": rule.__doc__})
-    return _NAMED[key]
-
-
-def over(rule, who, what, written, **hyperparameters):
-    """The rule over an array, a list, a dictionary, or a list of these, one for each group."""
-    if isinstance(written, list | tuple) and any(isinstance(each, list | tuple | dict) for each in written):
-        written = [{"params": each} for each in written]
-    return named(rule, who, what)(written, **hyperparameters)

@@ -5,9 +5,13 @@ from contextlib import contextmanager
 from typing import Any
 
 from .._kernels import arrays
-from ..api.parameters import check_keys
+from .._kernels.cpu import atomic
+from .._kernels.cpu.engine import StepOptions
+from ..api.backends import CPU
+from ..api.parameters import check_keys, holds_groups
 from ..formula import Fraction, Optional, Whole
-from .arithmetic import Blend, named, over
+from .arithmetic import Blend
+from .writers import named, over
 
 _DECAY = Optional(Fraction(open_high=True))
 
@@ -66,17 +70,11 @@ class WeightAverage:
         who = "WeightAverage"
         self.decay: float | None = _DECAY.check(who, "decay", decay)
         self.updates = 0
-        groups = (
-            isinstance(params, list | tuple)
-            and params
-            and all(isinstance(group, dict) and "params" in group for group in params)
-        )
-        own = over(Blend, who, "params", [group["params"] for group in params] if groups else params)
-        self._names = [name for _, name, _ in own._tensors]
-        self._params = [param for _, _, param in own._tensors]
-        self._averages = [wide(param) for param in self._params]
-        self.averages: Any = own._structured(self._averages)
-        self._swapped = False
+        own = over(Blend, who, "params", [group["params"] for group in params] if holds_groups(params) else params)
+        self._names, self._params = own._tree.names, own._tree.arrays
+        self._averages = [CPU.wide(param) for param in self._params]
+        self.averages: Any = own._tree.unflatten(self._averages)
+        self._held: Any = None  # the parameters while the averages are in their place
         self._writer: Any = None
 
     def update(self) -> None:
@@ -89,17 +87,15 @@ class WeightAverage:
         ValueError, TypeError
             For a `decay` outside its domain.
         """
-        if self._swapped:
+        if self._held is not None:
             raise RuntimeError("WeightAverage: update must be called when the parameters are back, got one within swap")
         decay = _DECAY.check("WeightAverage", "decay", self.decay)
         if self.updates == 0:
-            for average, param in zip(self._averages, self._params, strict=True):
-                arrays.assign(average, param)
+            CPU.assign(self._averages, self._params, [(self, "updates", 1)])
         else:
             self._writer = self._writer or named(Blend, "WeightAverage", "averages")(self._averages)
             self._writer.param_groups[0]["weight"] = 1 / (self.updates + 1) if decay is None else 1 - decay
-            self._writer.step(self._params)
-        self.updates += 1
+            self._writer._take(self._params, StepOptions((self, "updates", self.updates + 1)))
 
     @contextmanager
     def swap(self) -> Iterator[None]:
@@ -112,18 +108,14 @@ class WeightAverage:
         RuntimeError
             Within another `swap`.
         """
-        if self._swapped:
+        if self._held is not None:
             raise RuntimeError("WeightAverage: swap must be called when the parameters are back, got one within another")
         held = [param.copy() for param in self._params]
-        self._swapped = True
         try:
-            for param, average in zip(self._params, self._averages, strict=True):
-                arrays.assign(param, average)
+            CPU.assign(self._params, self._averages, [(self, "_held", held)])
             yield
         finally:
-            for param, value in zip(self._params, held, strict=True):
-                arrays.assign(param, value)
-            self._swapped = False
+            atomic.assign(self._params, held, [(self, "_held", None)])
 
     def state_dict(self) -> dict[str, Any]:
         """The state as plain arrays and numbers, copied: decay, updates, averages by name."""
@@ -136,19 +128,11 @@ class WeightAverage:
         check_keys(who, "state_dict", state_dict, ["decay", "updates", "averages"])
         decay = _DECAY.check(who, "decay", state_dict["decay"])
         updates = Whole().check(who, "updates", state_dict["updates"])
-        for average, value in zip(
-            self._averages, check_arrays(who, "averages", self._names, self._averages, state_dict["averages"]), strict=True
-        ):
-            arrays.assign(average, value)
-        self.decay, self.updates = decay, updates
+        averages = check_arrays(who, "averages", self._names, self._averages, state_dict["averages"])
+        CPU.assign(self._averages, averages, [(self, "decay", decay), (self, "updates", updates)])
 
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"_writer": None}
-
-
-def wide(param):
-    """A copy in the precision that averages are kept in."""
-    return param.astype("float64" if param.dtype == "float64" else "float32", order="C")
 
 
 def check_arrays(who, what, names, like, given):
@@ -159,4 +143,4 @@ def check_arrays(who, what, names, like, given):
         if not hasattr(array, "dtype") or array.shape != own.shape or not arrays.is_floating(array.dtype):
             got = f"{array.dtype} {array.shape}" if hasattr(array, "dtype") else type(array).__name__
             raise ValueError(f"{who}: {what} of {name} must be a floating array of shape {own.shape}, got {got}")
-    return [given[name].astype(own.dtype, order="C") for name, own in zip(names, like, strict=True)]
+    return [CPU.copied(given[name], own.dtype) for name, own in zip(names, like, strict=True)]

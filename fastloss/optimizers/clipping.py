@@ -5,8 +5,10 @@ from typing import Any
 
 from .._kernels import arrays
 from .._kernels.cpu import norms
+from ..api.parameters import holds_groups
 from ..formula import Flag, Interval, Positive
-from .arithmetic import Clamp, Multiply, over
+from .arithmetic import Assign, Clamp, Multiply
+from .writers import over
 
 _ORDER = Interval(0.0, math.inf, open_low=True)
 _CLIP = Positive()
@@ -17,7 +19,8 @@ def clip_grad_norm(grads: Any, max_norm: float, norm_type: float = 2.0, *, error
 
     .. math:: g \leftarrow g \cdot \min\left(1, \frac{c}{\|g\|_p}\right)
 
-    The norm is computed in double. PyTorch adds 1e-6 to it before it divides.
+    The norm is computed in double; one that is beyond double is given as infinity, and clipped all the same. PyTorch adds 1e-6 to
+    it before it divides.
 
     Parameters
     ----------
@@ -58,11 +61,16 @@ def clip_grad_norm(grads: Any, max_norm: float, norm_type: float = 2.0, *, error
     norm_type = _ORDER.check(who, "norm_type", norm_type)
     error_if_nonfinite = Flag(False).check(who, "error_if_nonfinite", error_if_nonfinite)
     scaler = over(Multiply, who, "grads", grads)
-    norm = norms.norm([grad for _, _, grad in scaler._tensors], norm_type)
-    if error_if_nonfinite and not math.isfinite(norm):
+    own = scaler._tree.arrays
+    significand, exponent = norms.scaled_norm(own, norm_type)
+    norm = norms.as_float(significand, exponent)
+    if error_if_nonfinite and not math.isfinite(significand):
         raise ValueError(f"{who}: the norm of grads must be finite, got {norm}")
-    if not norm <= max_norm:
-        scaler.step(scaler._structured([norms.everywhere(max_norm / norm, grad.shape) for _, _, grad in scaler._tensors]))
+    factor = max_norm / norm if norm != 0 else 1.0
+    if norm > max_norm and math.isfinite(significand) and (exponent or not norms.is_normal(factor, own)):
+        _rewrite(who, grads, [norms.scaled(grad, max_norm / significand, -exponent) for grad in own])
+    elif not norm <= max_norm:
+        scaler.step(scaler._tree.unflatten([norms.everywhere(factor, grad.shape) for grad in own]))
     return norm
 
 
@@ -93,7 +101,7 @@ def clip_grad_value(grads: Any, clip_value: float) -> None:
     """
     clip_value = _CLIP.check("clip_grad_value", "clip_value", clip_value)
     clamp = over(Clamp, "clip_grad_value", "grads", grads)
-    clamp.step(clamp._structured([norms.everywhere(clip_value, grad.shape) for _, _, grad in clamp._tensors]))
+    clamp.step(clamp._tree.unflatten([norms.everywhere(clip_value, grad.shape) for grad in clamp._tree.arrays]))
 
 
 def clip_grad_adaptive(params: Any, grads: Any, clipping: float = 0.01, eps: float = 1e-3) -> None:
@@ -136,13 +144,23 @@ def clip_grad_adaptive(params: Any, grads: Any, clipping: float = 0.01, eps: flo
     """
     who = "clip_grad_adaptive"
     clipping, eps = _CLIP.check(who, "clipping", clipping), _CLIP.check(who, "eps", eps)
-    if isinstance(params, list | tuple) and params and all(isinstance(group, dict) and "params" in group for group in params):
-        params = [group["params"] for group in params]
+    params = [group["params"] for group in params] if holds_groups(params) else params
     scaler = over(Multiply, who, "grads", grads)
-    factors = []
-    for (_, name, grad), param in zip(scaler._tensors, scaler._flat(params, "params"), strict=True):
+    own, factors = scaler._tree.arrays, []
+    for name, grad, param in zip(scaler._tree.names, own, scaler._tree.flatten(params, "params"), strict=True):
         weights = arrays.as_array(who, f"the parameter of {name}", param)
         if weights.shape != grad.shape:
             raise ValueError(f"{who}: the parameter of {name} must have its shape {grad.shape}, got {weights.shape}")
         factors.append(norms.unit_factors(grad, weights, clipping, eps))
-    scaler.step(scaler._structured(factors))
+    if any(exponents.any() or not norms.is_normal(by, [grad]) for (by, exponents), grad in zip(factors, own, strict=True)):
+        _rewrite(who, grads, [norms.scaled(grad, *by) for grad, by in zip(own, factors, strict=True)])
+    else:
+        scaler.step(
+            scaler._tree.unflatten([norms.everywhere(by, grad.shape) for (by, _), grad in zip(factors, own, strict=True)])
+        )
+
+
+def _rewrite(who, grads, values):
+    """Let the gradients be these values, as one act."""
+    writer = over(Assign, who, "grads", grads)
+    writer.step(writer._tree.unflatten(values))

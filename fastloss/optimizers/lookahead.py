@@ -2,12 +2,13 @@
 
 from typing import Any, ClassVar
 
-from .._kernels import arrays
+from ..api.backends import CPU
 from ..api.optimizer import StepResult
 from ..formula import Fraction, Whole
-from .arithmetic import Blend, named
-from .averaging import check_arrays, wide
+from .arithmetic import Blend
+from .averaging import check_arrays
 from .wrapping import Wrapper
+from .writers import named
 
 
 class Lookahead(Wrapper):
@@ -59,7 +60,7 @@ class Lookahead(Wrapper):
     def __init__(self, optimizer: Any, k: int = 5, alpha: float = 0.5) -> None:
         super().__init__(optimizer, k=k, alpha=alpha)
         self.since = 0
-        self._slow = [wide(param) for _, _, param in self._innermost._tensors]
+        self._slow = [CPU.wide(param) for param in self._innermost._tree.arrays]
 
     def step(self, grads: Any, **options: Any) -> StepResult:
         """Step the optimizer, and after every `k` steps let the slow weights follow.
@@ -72,33 +73,22 @@ class Lookahead(Wrapper):
             self.since += 1
             if self.since >= self.k:
                 self._follow()
-                self.since = 0
         return result
 
     def _follow(self):
+        """All that changes is made in copies, and put in its place as one act."""
         inner = self._innermost
-        # What rounding took from the parameters is theirs too.
-        remainders = [held.get("remainder") for held in inner._states]
-        fast = [
-            param if remainder is None else wide(param) + wide(remainder)
-            for (_, _, param), remainder in zip(inner._tensors, remainders, strict=True)
-        ]
-        self._writer = self._writer or named(Blend, "Lookahead", "slow weights")(self._slow)
-        self._writer.param_groups[0]["weight"] = self.alpha
-        self._writer.step(fast)
-        self._put(self._slow)
-        for (_, _, param), remainder, slow in zip(inner._tensors, remainders, self._slow, strict=True):
-            if remainder is not None:
-                arrays.assign(remainder, slow - wide(param))
+        slow = [values.copy() for values in self._slow]
+        writer = named(Blend, "Lookahead", "slow weights")(slow, weight=self.alpha)
+        writer.step(inner._store.exact(inner._bound.held))
+        inner._store.write_exact(inner._bound.held, slow, [(self, "_slow", slow), (self, "since", 0)])
 
     def _state(self):
-        names = [name for _, name, _ in self._innermost._tensors]
-        return {"since": self.since, "slow": {name: slow.copy() for name, slow in zip(names, self._slow, strict=True)}}
+        slow = {name: slow.copy() for name, slow in zip(self._innermost._tree.names, self._slow, strict=True)}
+        return {"since": self.since, "slow": slow}
 
     def _checked_state(self, state_dict):
-        names = [name for _, name, _ in self._innermost._tensors]
         return {
             "since": Whole().check("Lookahead", "since", state_dict["since"]),
-            "_slow": check_arrays("Lookahead", "slow", names, self._slow, state_dict["slow"]),
-            "_writer": None,
+            "_slow": check_arrays("Lookahead", "slow", self._innermost._tree.names, self._slow, state_dict["slow"]),
         }

@@ -1,18 +1,16 @@
 """Gradients taken at the worst place nearby."""
 
 import math
-import sys
 from typing import Any, ClassVar
 
 from .._kernels import arrays
 from .._kernels.cpu import norms
+from .._kernels.cpu.engine import StepOptions
 from ..api.optimizer import StepResult
+from ..api.parameters import SparseRows
 from ..formula import Flag, NonNegative
 from .arithmetic import Add
 from .wrapping import Wrapper
-
-# float32's largest number: what a step towards the neighbour may be multiplied by.
-_LARGEST = 2.0**128 - 2.0**104
 
 
 class SAM(Wrapper):
@@ -100,18 +98,27 @@ class SAM(Wrapper):
             raise RuntimeError("SAM: ascend must come before step, got a second ascend")
         vars(self).update(self._checked(vars(self)))
         self._writer = self._writer or self._over_parameters(Add)
-        params = [param for _, _, param in self._writer._tensors]
-        norm = self._norm(grads)
-        moves = norm > 0 and math.isfinite(norm)
-        largest = sys.float_info.max if all(param.dtype == "float64" for param in params) else _LARGEST
+        params = self._writer._tree.arrays
+        significand, exponent = self._norm(grads)
+        moves = significand > 0 and math.isfinite(significand)
+        scale = self.rho / math.ldexp(significand, exponent) if moves and not exponent else 0.0
+        if moves and (exponent or not norms.is_normal(scale, params)):
+            # Of gradients of about 1 the scale is a number of their dtype.
+            shift = -exponent - math.frexp(significand)[1]
+            grads, scale = self._shifted(grads, shift), self.rho / math.frexp(significand)[0]
         for own, group in zip(self._writer.param_groups, self.param_groups, strict=True):
-            own["scale"] = min(self.rho / norm, largest) if moves else 0.0
-            own["relative"], own["maximize"] = self.adaptive, group["maximize"]
+            own["scale"], own["relative"], own["maximize"] = scale, self.adaptive, group["maximize"]
         held = [param.copy() for param in params]
-        self._writer.step(grads)
-        self._held = held
-        self._put([param if moves else value for param, value in zip(params, held, strict=True)])
-        return norm
+        try:
+            # The move and what it can be undone with come as one act.
+            self._writer._take(grads, StepOptions((self, "_held", held)))
+            if not moves:
+                self._innermost._store.write(held)
+            self._innermost._store.refresh_copies()
+        except BaseException:
+            self._put_back()
+            raise
+        return norms.as_float(significand, exponent)
 
     def step(self, grads: Any, **options: Any) -> StepResult:
         """Put the parameters back and step the optimizer with the gradients of the neighbour.
@@ -127,10 +134,13 @@ class SAM(Wrapper):
         """
         if not self.ascended:
             raise RuntimeError("SAM: step must come after ascend, got none")
-        self._put(self._held)
-        self._held = None
+        self._put_back()
         result: StepResult = self.optimizer.step(grads, **options)
         return result
+
+    def _put_back(self):
+        if self.ascended:
+            self._innermost._store.write(self._held, [(self, "_held", None)])
 
     def _state(self):
         if self.ascended:
@@ -138,13 +148,26 @@ class SAM(Wrapper):
         return {}
 
     def _norm(self, grads):
-        """The norm of all gradients, of sparse ones too, and by the weights if that is asked for."""
-        flat = self._writer._flat(grads)
-        rows = self._writer._sparse(flat) or {}
+        """The norm of all gradients, of sparse ones too, by the weights if that is asked for: a number and a power of two."""
+        tree = self._writer._tree
+        flat = tree.flatten(grads)
+        rows = tree.extract_rows(flat) or {}
         weights = []
-        for k, (_, name, param) in enumerate(self._writer._tensors):
+        for k, (name, param) in enumerate(zip(tree.names, tree.arrays, strict=True)):
             flat[k] = arrays.as_array("SAM", f"the gradient of {name}", flat[k])
             weights.append(param[rows[k]] if k in rows else param)
             if flat[k].shape != weights[k].shape:
                 raise ValueError(f"SAM: the gradient of {name} must have its shape {param.shape}, got {flat[k].shape}")
-        return norms.norm(flat, weights=weights if self.adaptive else None)
+        return norms.scaled_norm(flat, weights=weights if self.adaptive else None)
+
+    def _shifted(self, grads, exponent):
+        """The gradients times a power of two, in double."""
+        tree = self._writer._tree
+        flat = tree.flatten(grads)
+        for k, grad in enumerate(flat):
+            values = arrays.as_array(
+                "SAM", f"the gradient of {tree.names[k]}", grad.values if type(grad) is SparseRows else grad
+            )
+            values = norms.scaled(values, 1.0, exponent)
+            flat[k] = SparseRows(grad.rows, values) if type(grad) is SparseRows else values
+        return tree.unflatten(flat)

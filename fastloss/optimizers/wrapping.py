@@ -1,12 +1,11 @@
-"""What stands in the place of an optimizer and has one inside."""
+"""Optimizers that have another one inside."""
 
 from typing import Any, ClassVar
 
-from .._kernels import arrays
-from ..api.engines import HOST
+from ..api.backends import CPU
 from ..api.optimizer import Optimizer
 from ..api.parameters import check_keys
-from .arithmetic import named
+from .writers import named
 
 
 class Wrapper:
@@ -25,7 +24,7 @@ class Wrapper:
         if not isinstance(optimizer, Optimizer | Wrapper):
             raise TypeError(f"{type(self).__name__}: optimizer must be an optimizer, got {type(optimizer).__name__}")
         self.optimizer = optimizer
-        if self._innermost._engine is not HOST:
+        if self._innermost._tree.backend is not CPU:
             raise TypeError(f"{type(self).__name__}: optimizer must be one of NumPy arrays, got one of CUDA arrays")
         self._writer: Any = None  # made on use, and anew for a copy
         vars(self).update(self._checked(hyperparameters))
@@ -81,14 +80,6 @@ class Wrapper:
 
     def _over_parameters(self, rule):
         """A rule that writes the parameters, and takes others in the structure that gradients have."""
-        inner = self._innermost
-        params = [{"params": group["params"]} for group in inner.param_groups]
-        return named(rule, type(self).__name__, "params")(params if inner._is_grouped else params[0]["params"])
-
-    def _put(self, values):
-        """Write the parameters, and the copies that the optimizer keeps of them."""
-        inner = self._innermost
-        for (_, _, param), copy, value in zip(inner._tensors, inner._copies, values, strict=True):
-            arrays.assign(param, value)
-            if copy is not None:
-                arrays.assign(copy, value)
+        tree = self._innermost._tree
+        params = [{"params": structure} for structure in tree.structures]
+        return named(rule, type(self).__name__, "params")(params if tree.is_grouped else tree.structures[0])

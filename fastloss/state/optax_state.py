@@ -83,7 +83,7 @@ def to_optax_state(opt: Optimizer) -> dict[str, Any]:
     check_optimizer(who, opt)
     counterpart = _counterpart(who, opt)
     saved = opt.state_dict()
-    tensors = named_groups(saved, opt)
+    tensors = named_groups(opt)
     held = {state: None for states in saved["state"].values() for state in states}
     unknown = [state for state in held if state not in counterpart.fields]
     if unknown:
@@ -133,7 +133,7 @@ def from_optax_state(opt: Optimizer, optax_state: Any, steps: int | None = None)
     check_optimizer(who, opt)
     counterpart = _counterpart(who, opt)
     saved = opt.state_dict()
-    tensors = named_groups(saved, opt)
+    tensors = named_groups(opt)
     count = counterpart.count or "count"
     found: dict[str, list[Any]] = {name: [] for name in (*counterpart.fields.values(), count)}
     _collect(optax_state, found)
@@ -168,12 +168,13 @@ def _counterpart(who, opt):
 
 
 def _scaled(array, scale):
-    return array if scale == 1 else np.asarray(array * array.dtype.type(scale))
+    with np.errstate(all="ignore"):
+        return array if scale == 1 else np.asarray(array * array.dtype.type(scale))
 
 
 def _like(params, arrays):
     """The arrays of one group in its structure."""
-    if isinstance(params, dict):
+    if isinstance(params, Mapping):
         return dict(zip(params, arrays, strict=True))
     return arrays if isinstance(params, list | tuple) else arrays[0]
 

@@ -38,7 +38,7 @@ def like_of(opt, state_dict):
     while "optimizer" in state_dict:
         opt, state_dict = opt.optimizer, state_dict["optimizer"]
     if isinstance(opt, Optimizer):
-        return {name: array for group in named_groups(state_dict, opt) for name, array in group}
+        return dict(zip(state_dict["state"], opt._tree.arrays, strict=True))
     return state_dict.get("averages", {})
 
 
@@ -85,17 +85,9 @@ def check_steps(who, steps):
     return int(number.item())
 
 
-def named_groups(state_dict, opt):
-    """For every group, (name, parameter) of its tensors, named as in the state dictionary."""
-    names = iter(state_dict["state"])
-    return [[(next(names), array) for array in leaves(group["params"])] for group in opt.param_groups]
-
-
-def leaves(params):
-    """The arrays of one group, in order."""
-    if isinstance(params, dict):
-        return list(params.values())
-    return list(params) if isinstance(params, list | tuple) else [params]
+def named_groups(opt):
+    """For every group, (name, parameter) of its arrays, named as in the state dictionary."""
+    return opt._tree.named_groups()
 
 
 def plain(who, name, value):

@@ -13,21 +13,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_DTYPES = {
-    "F64": "float64",
-    "F32": "float32",
-    "F16": "float16",
-    "BF16": "bfloat16",
-    "I64": "int64",
-    "I32": "int32",
-    "I16": "int16",
-    "I8": "int8",
-    "U64": "uint64",
-    "U32": "uint32",
-    "U16": "uint16",
-    "U8": "uint8",
-    "BOOL": "bool",
+from .._kernels.formats import FORMATS
+
+_DTYPES = {own.tag: own.name for own in sorted(FORMATS.values(), key=lambda own: (not own.is_floating, -own.size))} | {
+    "BOOL": "bool"
 }
+_SIZES = {own.tag: own.size for own in FORMATS.values()} | {"BOOL": 1}
 _CODES = {name: code for code, name in _DTYPES.items()}
 _METADATA = "__metadata__"
 _CHECKSUM = "checksum"
@@ -151,7 +142,7 @@ def _place(name, entry):
         raise FormatError(f"{name:.200} of shape {shape!r:.80}")
     if not _are_counts(offsets) or len(offsets) != 2:
         raise FormatError(f"{name:.200} at {offsets!r:.80}")
-    itemsize = 2 if code == "BF16" else np.dtype(_DTYPES[code]).itemsize
+    itemsize = _SIZES[code]
     # Without its zeros a shape is what NumPy reckons with.
     reckoned = itemsize * math.prod(n or 1 for n in shape)
     if reckoned > _MOST_BYTES or offsets[1] - offsets[0] != itemsize * math.prod(shape):

@@ -85,7 +85,7 @@ def to_torch_state(opt: Optimizer) -> dict[str, Any]:
     state: dict[int, dict[str, np.ndarray]] = {}
     groups: list[dict[str, Any]] = []
     first = 0
-    for group, tensors in zip(saved["groups"], named_groups(saved, opt), strict=True):
+    for group, tensors in zip(saved["groups"], named_groups(opt), strict=True):
         own = {key: value for key, value in group.items() if key != "carried"}
         scalars = {name: follows(steps, own) for name, follows in counterpart.derived.items()}
         scalars |= {counterpart.renamed.get(name, name): value for name, value in group.get("carried", {}).items()}
@@ -142,7 +142,7 @@ def from_torch_state(opt: Optimizer, torch_state: Mapping[str, Any], steps: int 
     check_optimizer(who, opt)
     counterpart = _counterpart(opt)
     saved = opt.state_dict()
-    ours = named_groups(saved, opt)
+    ours = named_groups(opt)
     theirs, states = _parts(who, torch_state, ours)
     counts: set[int] = set()
     state: dict[str, dict[str, np.ndarray]] = {}

@@ -64,28 +64,33 @@ class RowPlan:
         others: tuple[str, ...] = (),
     ) -> tuple[Any, ...]: ...
 
+class StepOptions:
+    grad_scale: float
+    max_norm: float
+    clip_value: float
+    measures: bool
+    skips: bool
+    row_lr: Any
+    row_mask: Any
+    counts: list[tuple[Any, str, Any]]
+    step: int | None
+    grads: list[Any]
+    sparse: dict[int, Any] | None
+    variants: list[Any]
+    vectors: list[list[float]]
+    signs: list[float]
+    ema_weight: float
+    result: Any
+    usual: Any
+    unusual: Any
+    def __init__(self, *counts: tuple[Any, str, Any]) -> None: ...
+
 class RuleVariant:
-    def __init__(self, name: str, library: Library | None = ...) -> None: ...
+    def __init__(self, name: str, library: Library | None = ..., lr_slot: int = ...) -> None: ...
 
 class Sweep:
     def __init__(self, who: str, tensors: list[tuple[int, str, Any, list[Any], dict[str, Any]]]) -> None: ...
-    def step(
-        self,
-        variants: list[RuleVariant],
-        vectors: list[list[float]],
-        grads: list[Any],
-        factors: list[float],
-        limit: float,
-        max_norm: float,
-        measures: bool,
-        skips: bool,
-        approach: float,
-        step: int,
-        sparse: dict[int, Any] | None,
-        row_lr: Any,
-        lr_slot: int,
-        row_mask: Any,
-    ) -> tuple[float, bool]: ...
+    def step(self, args: StepOptions) -> Any: ...
 
 def add_rows(sums: Any, labels: Any, rows: Any) -> None: ...
 def nearest(products: Any, halves: Any, margins: Any, labels: Any, doubtful: Any) -> None: ...

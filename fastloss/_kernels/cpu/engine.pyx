@@ -45,8 +45,6 @@ cdef enum:
     UPDATE_COST = 60
     MEASURE_COST = 12
     FOLD_COST = 30
-    # Groups whose numbers fit on the stack.
-    MAX_GROUPS = 16
 
 cdef enum:
     VALUE = 1

@@ -8,8 +8,8 @@ from .storage import CODES
 from .sweep import Sweep
 
 
-class Kept:
-    """The engine of an optimizer whose parameters are CUDA arrays: as `fastloss.api.engines.Host` for those of NumPy.
+class CudaBackend:
+    """The engine of an optimizer whose parameters are CUDA arrays: as `fastloss.api.backends.CpuBackend` for those of NumPy.
 
     Arrays are `memory.Array`, `shown` as what they are to the caller. New ones are of the library of the parameter beside them.
     """
@@ -53,14 +53,20 @@ class Kept:
         """A new array of the same numbers: of one on the GPU, or of NumPy's, beside `like`."""
         if isinstance(values, memory.Array):
             array = self._made(values, dtype)
-            self.assign(array, values)
+            self._convert(array, values)
             return array
         array = self._made(like, dtype)
         device.put(array.address, np.array(values, dtype, order="C"), self._stream())
         return array
 
-    def assign(self, to, values):
-        """Copy the numbers of an array into another."""
+    def assign(self, targets, values, changes=()):
+        """Copy the numbers of arrays into others, and make the changes."""
+        for to, own in zip(targets, values, strict=True):
+            self._convert(to, own)
+        for place, name, value in changes or ():
+            setattr(place, name, value)
+
+    def _convert(self, to, values):
         if to.size:
             with device.on(to.device):
                 blocks = max(1, min(-(-to.size // device.THREADS), device.blocks_at_once(to.device)))

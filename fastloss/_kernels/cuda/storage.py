@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .. import formats
+
 
 @dataclass(frozen=True)
 class Storage:
@@ -24,24 +26,22 @@ def _storage(code, raw, c_type, dtype=None):
     return Storage(code, np.dtype(dtype or raw), raw, c_type)
 
 
+# What Numba does not have is loaded as whole numbers.
+_RAW = {"float16": "uint16", "bfloat16": "uint16"}
+_C_TYPES = {"float32": ctypes.c_float, "float64": ctypes.c_double}
 STORAGES = {
-    s.code: s
-    for s in (
-        _storage("f32", "float32", ctypes.c_float),
-        _storage("f64", "float64", ctypes.c_double),
-        _storage("f16", "uint16", ctypes.c_uint16, "float16"),
-        _storage("bf16", "uint16", ctypes.c_uint16),
-        *(
-            _storage(f"{letter}{8 * size}", f"{kind}{8 * size}", getattr(ctypes, f"c_{kind}{8 * size}"))
-            for letter, kind in (("i", "int"), ("u", "uint"))
-            for size in (1, 2, 4, 8)
-        ),
+    own.code: _storage(
+        own.code,
+        raw := _RAW.get(own.name, own.name),
+        _C_TYPES.get(own.name) or getattr(ctypes, f"c_{raw}"),
+        "float16" if own.name == "float16" else None,
     )
+    for own in formats.FORMATS.values()
 }
 
 
 # The codes by the names of dtypes, and back.
-NAMES = {code: storage.dtype.name for code, storage in STORAGES.items()} | {"bf16": "bfloat16"}
+NAMES = {code: own.name for code, own in formats.FORMATS.items()}
 CODES = {name: code for code, name in NAMES.items()} | {"bool": "u8"}
 
 

@@ -2,6 +2,8 @@
 
 import bisect
 import itertools
+import math
+import sys
 
 import numpy as np
 
@@ -13,6 +15,14 @@ from .updates import AVERAGE, CHUNK, COPY, FIXED, REMAINDER, ROOM, SQUARES, Mixt
 # Layouts that are kept: of gradients that change their dtypes or alignment from step to step.
 _MOST_LAYOUTS = 8
 _COLUMNS = {"remainder": REMAINDER, "average": AVERAGE, "copy": COPY}
+
+
+def _inverse(scale):
+    """The inverse of a scale, as a product of two normal numbers: of one and 1 where it is one itself."""
+    if sys.float_info.min <= 1 / scale <= sys.float_info.max:
+        return 1 / scale, 1.0
+    significand, exponent = math.frexp(scale)
+    return math.ldexp(1 / significand, -exponent // 2), math.ldexp(1.0, -exponent - -exponent // 2)
 
 
 class Tensor:
@@ -112,7 +122,7 @@ class Layout:
 
 
 class Sweep:
-    """The tensors of an optimizer, as the CPU engine's `Sweep` has them: (lane, name, param, states, beside), all arrays on one GPU."""
+    """The tensors of an optimizer, as the CPU engine's `Sweep` has them: (bucket, name, param, states, extras), all arrays on one GPU."""
 
     def __init__(self, kept, who, tensors):
         self.kept, self.who = kept, who
@@ -127,28 +137,13 @@ class Sweep:
             self.uniforms = {code: memory.made(self.first, (count,), code) for code in ("f32", "f64")}
         self._layouts, self._taken = {}, [(None, None)] * len(self.tensors)
 
-    def step(
-        self,
-        variants,
-        vectors,
-        grads,
-        factors,
-        limit,
-        max_norm,
-        measures,
-        skips,
-        approach,
-        step,
-        sparse,
-        row_lr,
-        lr_slot,
-        row_mask,
-    ):
-        """Launch one step; the norm of all gradients by their factors, or None, and whether it was left out: True, False, an array.
+    def step(self, args):
+        """Launch one step of these `StepOptions`: a result with the norm, or None, and whether it was left out: False or an array.
 
-        `step` is its number, None if only the GPU knows. Left out is None where the step was captured, and not taken yet.
+        Left out is None where the step was captured, and not taken yet. The counts are the caller's to replace.
         """
-        taken = [self._gradient(k, grad) for k, grad in enumerate(grads)]
+        variants = args.variants
+        taken = [self._gradient(k, grad) for k, grad in enumerate(args.grads)]
         stream, first = self.first.library.stream(self.first.device), self.first
         with device.on(first.device):
             captures = device.captures(stream)
@@ -158,11 +153,11 @@ class Sweep:
             for family in layout.families:
                 family.grads.write(np.array([taken[k].address for k in family.members], np.int64), stream, captures)
             kinds = list(dict.fromkeys(variants))
-            self.numbers.write(self._numbers(variants, kinds, vectors, factors), stream, captures)
-            self.kept.count(step, skips, stream, captures)
-            by = abs(factors[0])
-            norm = self._measure(layout, by, stream) if measures else None
-            skipped = memory.made(first, (), "i64") if skips else None
+            self.numbers.write(self._numbers(variants, kinds, args), stream, captures)
+            self.kept.count(args.step, args.skips, stream, captures)
+            by = _inverse(args.grad_scale)
+            norm, parts = self._measure(layout, by, stream) if args.measures else (None, None)
+            skipped = memory.made(first, (), "i64") if args.skips else None
             updates.advance(tuple(kinds)).launch(
                 1,
                 min(self.lanes, device.THREADS),
@@ -171,27 +166,27 @@ class Sweep:
                     self.lanes,
                     self.numbers.array.address,
                     self.kept.tally.address,
-                    by,
-                    int(measures),
-                    int(skips),
-                    max_norm,
-                    norm.address if measures else self.numbers.array.address,
-                    skipped.address if skips else self.kept.tally.address,
+                    *by,
+                    int(args.measures),
+                    int(args.skips),
+                    args.max_norm,
+                    *((norm.address, parts.address) if args.measures else [self.numbers.array.address] * 2),
+                    skipped.address if args.skips else self.kept.tally.address,
                     *(self.uniforms[code].address for code in ("f32", "f64")),
                 ],
             )
             for family in layout.families:
                 if family.variant.is_whole:
-                    self._look(family, limit, stream)
+                    self._look(family, args.clip_value, stream)
             for family in layout.families:
-                self._update(family, limit, approach, stream)
-        return norm and norm.owner, skipped.owner if skips else None if captures else False
+                self._update(family, args.clip_value, args.ema_weight, stream)
+        return args.result(norm and norm.owner, skipped.owner if args.skips else None if captures else False, None)
 
-    def _update(self, family, limit, approach, stream):
+    def _update(self, family, limit, ema_weight, stream):
         uniforms = self.uniforms[family.mixture.precision.name].address
         table = [family.chunks, family.table, family.grads.array.address]
         kernel = family.variant.kernel(family.mixture)
-        kernel.launch(family.blocks, device.THREADS, stream, [*table, self.kept.tally.address, uniforms, limit, approach])
+        kernel.launch(family.blocks, device.THREADS, stream, [*table, self.kept.tally.address, uniforms, limit, ema_weight])
 
     def _look(self, family, limit, stream):
         """Launch what looks at each tensor of a family as a whole: numbers of its own, sums, the numbers that these make."""
@@ -207,8 +202,8 @@ class Sweep:
             whole.launch(len(family.members), device.THREADS, stream, [family.table, family.columns, *numbers])
 
     def _measure(self, layout, by, stream):
-        """Launch what makes the norm of all gradients."""
-        norm = memory.made(self.first, (), "f64")
+        """Launch what makes the norm of all gradients: as it is told, and as parts that no power of a gradient is beyond."""
+        norm, parts = memory.made(self.first, (), "f64"), memory.made(self.first, (2,), "f64")
         for family in layout.families:
             mixture = family.mixture
             partials = layout.partials[mixture.precision.name]
@@ -217,8 +212,8 @@ class Sweep:
             table = [family.chunks, family.table, family.grads.array.address]
             kernel.launch(family.blocks, device.THREADS, stream, [*table, family.columns, place])
         sums = [x for code in ("f32", "f64") for x in (layout.blocks[code], layout.partials[code].address)]
-        updates.total().launch(1, device.THREADS, stream, [*sums, by, norm.address])
-        return norm
+        updates.total().launch(1, device.THREADS, stream, [*sums, *by, norm.address, parts.address])
+        return norm, parts
 
     def _layout(self, variants, taken, stream, captures):
         key = (*variants, *((grad.code, grad.address % 16) for grad in taken))
@@ -232,11 +227,11 @@ class Sweep:
             self._layouts[key] = Layout(self.tensors, variants, taken, self.lanes, self.first, stream)
         return self._layouts[key]
 
-    def _numbers(self, variants, kinds, vectors, factors):
-        """Of each lane its variant, the sign of its gradients and its hyperparameters, as `advance` takes them."""
+    def _numbers(self, variants, kinds, args):
+        """Of each bucket its variant, the sign of its gradients and its hyperparameters, as `advance` takes them."""
         numbers = np.zeros((self.lanes, ROOM))
-        for row, variant, vector, factor in zip(numbers, variants, vectors, factors, strict=True):
-            row[0], row[1] = kinds.index(variant), np.copysign(1.0, factor)
+        for row, variant, vector, sign in zip(numbers, variants, args.vectors, args.signs, strict=True):
+            row[0], row[1] = kinds.index(variant), sign
             row[3 : 2 + len(vector)] = vector[1:]  # the step's number is the GPU's
         return numbers.reshape(-1)
 

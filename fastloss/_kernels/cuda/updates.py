@@ -19,9 +19,10 @@ from .text import joined
 
 # What a block does of a tensor, in elements: long enough that its look into the table costs nothing.
 CHUNK = 128 if device.SIMULATED else 1 << 15
-# Of a lane, in doubles: which variant, whether its gradients are turned round, its parameters; and what `advance` makes of them: what
-# gradients are multiplied by, the uniforms.
+# Of a bucket, in doubles: which variant, whether its gradients' sign is turned, its parameters; and what `advance` makes of them: the
+# two factors of what gradients are multiplied by, the second of which is 1 where one number of the dtype will do; the uniforms.
 ROOM = 32
+FACTORS = 2
 # The columns of the table before those of addresses: elements, where its uniforms are, seed, lane, which of the chunks is its first.
 FIXED = 5
 _PARTS = ("large", "middle", "small")
@@ -114,7 +115,7 @@ class Mixture:
 
 
 _HEAD = """
-def {name}(chunks, table, grads, tally, uniforms, limit, approach):
+def {name}(chunks, table, grads, tally, uniforms, limit, ema_weight):
     row = chunks[2 * cuda.blockIdx.x]
     first = chunks[2 * cuda.blockIdx.x + 1]
     own = row * {columns}
@@ -125,6 +126,7 @@ def {name}(chunks, table, grads, tally, uniforms, limit, approach):
         end = first
     lane = table[own + 1] * {room}
     factor = uniforms[lane]
+    second_factor = uniforms[lane + 1]
     {head}
     for vector in range(cuda.threadIdx.x, (end - first) // {width}, THREADS):
         i = first + vector * {width}
@@ -178,7 +180,7 @@ class _Writer:
             vectors += add(role, [f"{role}_{k}" for k in range(width)], self.mixture.precision)
             single += add(role, [f"{role}_0"], self.mixture.precision)
         fold = [line for k, role in enumerate(folds) for line in _folded(role, f"{len(folds)} * cuda.blockIdx.x + {k}")]
-        text = _HEAD.replace("limit, approach)", "limit, partials)").format(
+        text = _HEAD.replace("limit, ema_weight)", "limit, partials)").format(
             name=name,
             columns=FIXED + len(self.written),
             chunk=CHUNK,
@@ -213,14 +215,14 @@ class _Writer:
         """What is the same for all elements: where the arrays begin, the uniforms."""
         lines = [f"grad_at = pointer_{self.codes['grad']}(grads[row])"]
         lines += [f"{n}_at = pointer_{code}(table[own + {FIXED + k}])" for k, (n, code) in enumerate(self.written.items())]
-        lines += [f"{n} = uniforms[lane + {1 + k}]" for k, n in enumerate(self.uniforms)]
+        lines += [f"{n} = uniforms[lane + {FACTORS + k}]" for k, n in enumerate(self.uniforms)]
         return [*lines, "key = mixed(uint64(table[own + 2]), uint64(tally[0]))"] if self.mixture.dithers and dithers else lines
 
     def _element(self, k):
         """The statements for one element, in the CPU engine's order: scale and clip, the rule, average, round, copy."""
         param, lines = f"param_{k}", self._seen(k, self.variant.outputs)
         if self.mixture.average:
-            lines.append(f"{AVERAGE}_{k} = {AVERAGE}_{k} + rounded(approach * ({param} - {AVERAGE}_{k}))")
+            lines.append(f"{AVERAGE}_{k} = {AVERAGE}_{k} + rounded(ema_weight * ({param} - {AVERAGE}_{k}))")
         if self.mixture.dithers:
             lines.append(f"{param} = dithered({param}, noise(uint32(i + {k}), key))")
         kept = {COPY: param, REMAINDER: f"{param} - from_{self.codes['param']}(param_new{k})"}
@@ -232,7 +234,7 @@ class _Writer:
         param, grad = f"param_{k}", f"grad_{k}"
         lines = [f"{n}_{k} = from_{code}({n}_raw{k})" for n, code in (self.codes | self.beside).items()]
         lines += [
-            f"{grad} = rounded({grad} * factor)",
+            f"{grad} = rounded(rounded({grad} * factor) * second_factor)",
             f"{grad} = where({grad} > limit, limit, {grad})",
             f"{grad} = where({grad} < -limit, -limit, {grad})",
         ]
@@ -357,7 +359,7 @@ def measure(precision, code, width):
 
 
 _TOTAL = """
-def total(singles, of_singles, doubles, of_doubles, by, norm):
+def total(singles, of_singles, doubles, of_doubles, by, second_by, norm, parts):
     large_high = large_low = middle_high = middle_low = small_high = small_low = real(0)
     for k in range(cuda.threadIdx.x, singles, THREADS):
         at = {squares} * k
@@ -378,12 +380,14 @@ def total(singles, of_singles, doubles, of_doubles, by, norm):
         small = as_one(small_high, small_low)
         # Small squares do not show beside middling ones, nor these beside large ones, but where they are near.
         down = real({down!r})
-        found = sqrt(small) * down
+        root, unit = sqrt(small), down
         if not (middle == real(0)):
-            found = sqrt(middle + small * down * down)
+            root, unit = sqrt(middle + small * down * down), real(1)
         if not (large == real(0)):
-            found = sqrt(large + middle * down * down) * real({up!r})
-        norm[0] = by * found
+            root, unit = sqrt(large + middle * down * down), real({up!r})
+        norm[0] = by * (root * unit) * second_by
+        parts[0] = root
+        parts[1] = unit
 """
 
 _ONE = """
@@ -394,26 +398,36 @@ def one(of_singles, at):
 
 @cache
 def total():
-    """The kernel that makes the norm of the blocks' sums of squares, `by` times."""
+    """The kernel that makes the norm of the blocks' sums of squares: times two factors, and as the product of two numbers."""
     own, known = machine(F64), sums.functions(F64)
     one = own.compiled(own.define(_ONE, "one", **known))
     by32, by64 = _FAR["f32"][1], _FAR["f64"][1]
     numbers = {"large32": 4.0**by32, "small32": 4.0**-by32, "up": 2.0**by64, "down": 2.0**-by64}
     text = _TOTAL.format(squares=SQUARES, **numbers)
-    return Kernel(F64, "total", text, ["i64", "f32*", "i64", "f64*", "f64", "f64*"], **known, one=one)
+    return Kernel(F64, "total", text, ["i64", "f32*", "i64", "f64*", "f64", "f64", "f64*", "f64*"], **known, one=one)
 
 
 _ADVANCE = """
-def advance(lanes, numbers, tally, by, measures, skips, max_norm, norm, skipped, singles, doubles):
+def advance(lanes, numbers, tally, by, second_by, measures, skips, max_norm, norm, parts, skipped, singles, doubles):
     step = tally[0] + 1
     left_out = 0
-    clip = real(1)
+    first, second = by, second_by
     if measures != 0:
         found = norm[0]
-        if (skips != 0) & (found - found != found - found):
+        if (skips != 0) & (parts[0] - parts[0] != parts[0] - parts[0]):
             left_out = 1
         if found > max_norm:
-            clip = max_norm / found
+            first, second = by * (max_norm / found), second_by
+            if (second_by != real(1)) | (first < real({least64!r})):
+                first, second = max_norm / parts[0], real(1) / parts[1]
+    # In float32, where the product is no normal number of it: two that are.
+    first32, second32 = first * second, real(1)
+    if (first32 != real(0)) & (first32 < real({least32!r})):
+        first32, second32 = first32 * real({up32!r}), real({down32!r})
+    elif first32 > real({most32!r}):
+        first32, second32 = first32 * real({down32!r}), real({up32!r})
+        if first32 > real({most32!r}):
+            first32 = real({most32!r})
     cuda.syncthreads()
     if cuda.threadIdx.x == 0:
         tally[1] = left_out
@@ -422,11 +436,22 @@ def advance(lanes, numbers, tally, by, measures, skips, max_norm, norm, skipped,
             skipped[0] = left_out
     for lane in range(cuda.threadIdx.x, lanes, cuda.blockDim.x):
         at = lane * {room}
-        factor = numbers[at + 1] * by * clip
-        singles[at] = to_f32(factor)
-        doubles[at] = factor
+        singles[at] = to_f32(numbers[at + 1] * first32)
+        doubles[at] = numbers[at + 1] * first
+        singles[at + 1] = to_f32(second32)
+        doubles[at + 1] = second
         {variants}
 """
+
+
+# The smallest normal numbers, float32's largest, and powers of two that move a number beyond it to among them.
+_RANGES = {
+    "least64": 2.0**-1022,
+    "least32": 2.0**-126,
+    "most32": 2.0**128 - 2.0**104,
+    "up32": 2.0**120,
+    "down32": 2.0**-120,
+}
 
 
 @cache
@@ -441,9 +466,9 @@ def advance(variants):
         if names:
             lines += [f"if numbers[at] == real({k}):", f"    {', '.join(names)}, = {name}({given})"]
             for u, one in enumerate(names):
-                lines += [f"    singles[at + {1 + u}] = to_f32({one})", f"    doubles[at + {1 + u}] = {one}"]
-    text = _ADVANCE.format(room=ROOM, variants=joined(lines or ["pass"], 8))
-    types = ["i64", "f64*", "i64*", "f64", "i64", "i64", "f64", "f64*", "i64*", "f32*", "f64*"]
+                lines += [f"    singles[at + {FACTORS + u}] = to_f32({one})", f"    doubles[at + {FACTORS + u}] = {one}"]
+    text = _ADVANCE.format(room=ROOM, variants=joined(lines or ["pass"], 8), **_RANGES)
+    types = ["i64", "f64*", "i64*", "f64", "f64", "i64", "i64", "f64", "f64*", "f64*", "i64*", "f32*", "f64*"]
     return Kernel(F64, "advance", text, types, **fills)
 
 
@@ -458,8 +483,9 @@ def whole(table, columns, numbers, tally, has_sums, partials, singles, doubles):
     step = tally[0]
     {sums}
     if cuda.threadIdx.x == 0:
-        singles[place] = singles[at]
-        doubles[place] = doubles[at]
+        for k in range({factors}):
+            singles[place + k] = singles[at + k]
+            doubles[place + k] = doubles[at + k]
         {uniforms}
 """
 _SUM = """
@@ -490,8 +516,8 @@ def whole(variant, precision):
     given = ", ".join([_given(variant, "at"), "to_float(table[own])", *(f"sum_{f}" for f in range(count))])
     found = [f"{', '.join(names)}, = fill({given})"]
     for u, name in enumerate(names):
-        found += [f"singles[place + {1 + u}] = to_f32({name})", f"doubles[place + {1 + u}] = {name}"]
-    text = _WHOLE.format(room=ROOM, chunk=CHUNK, sums=joined(lines or ["pass"], 4), uniforms=joined(found, 8))
+        found += [f"singles[place + {FACTORS + u}] = to_f32({name})", f"doubles[place + {FACTORS + u}] = {name}"]
+    text = _WHOLE.format(room=ROOM, factors=FACTORS, chunk=CHUNK, sums=joined(lines or ["pass"], 4), uniforms=joined(found, 8))
     types = ["i64*", "i64", "f64*", "i64*", "i64", f"{code}*", "f32*", "f64*"]
     return Kernel(F64, "whole", text, types, **known, one=one, fill=fill)
 

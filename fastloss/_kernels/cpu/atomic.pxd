@@ -1,0 +1,1 @@
+cpdef int replace(list changes) except -1
