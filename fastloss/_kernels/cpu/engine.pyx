@@ -13,7 +13,7 @@ import warnings
 
 import numpy as np
 
-from .. import arrays, request as requests
+from .. import arrays, formats, request as requests
 from ... import interop
 from . import levels, norms
 
@@ -93,7 +93,11 @@ cdef void* address_in(object library, str name) except NULL:
     return <void*><uintptr_t>library.address(name)
 
 
-DTYPE_NAMES = ("f32", "f64", "f16", "bf16", "i8", "i16", "i32", "i64", "u8", "u16", "u32", "u64")
+DTYPE_NAMES = tuple(formats.FORMATS)
+# The largest number of each that does not become infinite when it is stored.
+cdef double[DTYPES] LARGEST
+for code, own in enumerate(formats.FORMATS.values()):
+    LARGEST[code] = own.largest or 0
 
 
 cdef void bind_tilework(int precision, str real) except *:
@@ -101,10 +105,10 @@ cdef void bind_tilework(int precision, str real) except *:
     memset(work, 0, sizeof(Tilework))
     work.itemsize = 8 if precision == F64 else 4
     work.native = precision
-    for code, name in enumerate(DTYPE_NAMES):
-        work.load[code] = <load_function>address(f"load_{name}_{real}")
-    for code in range(F32, BF16 + 1):
-        work.store[code] = <store_function>address(f"store_{DTYPE_NAMES[code]}_{real}")
+    for code, own in enumerate(formats.FORMATS.values()):
+        work.load[code] = <load_function>address(f"{own.load}_{real}")
+        if own.is_floating:
+            work.store[code] = <store_function>address(f"{own.store}_{real}")
     work.scale = <scale_function>address(f"scale_{real}")
     work.stream = <stream_function>address(f"stream_{real}")
     work.weigh = <weigh_function>address(f"weigh_{real}")
@@ -370,6 +374,9 @@ cdef double scan(Operand* a, const Tilework* work, Py_ssize_t count, str who, st
 
 include "request.pxi"
 include "pointwise.pxi"
+include "segments.pxi"
+include "update_tiles.pxi"
+include "step_options.pxi"
 include "sweep.pxi"
 include "rows.pxi"
 include "row_calls.pxi"
