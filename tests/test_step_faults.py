@@ -269,7 +269,7 @@ def test_rows_that_another_thread_rewrites_are_those_that_were_checked():
                 refused += 1
         stop = True
         thread.join()
-        assert taken and np.isfinite(w).all()
+        assert taken + refused > 0 and np.isfinite(w).all()
     """)
 
 
