@@ -181,6 +181,11 @@ def _gamma(name, right, left, right_of_itself=None):
     return Function(lambda x: _gamma_family(name, x), promises, (0.1, 30.0), by_mpmath=True)
 
 
+def _scaled_exp(scale, x):
+    with np.errstate(all="ignore"):
+        return np.where(scale == 0, 0, scale * np.exp(x))
+
+
 EXACT, ONE, TWO = (Promise(0, 0),), (Promise(1, 1),), (Promise(2, 2),)
 CORRECT = (Promise(0.5, 0.5),)
 TURNS = (Promise(2, 2, "abs(x) <= 2^20", lambda x: np.abs(x) <= 2.0**20),)
@@ -193,6 +198,9 @@ FUNCTIONS = {
     "sqrt1pm1": Function(_sqrt1pm1, (Promise(2.3, 2.3),), (-1.0, 100.0)),
     "exp": Function(np.exp, ONE),
     "exp_nonpositive": Function(np.exp, (Promise(1.3, 1.3, "x <= 0", lambda x: x <= 0),), (-10.0, 0.0)),
+    "scaled_exp": Function(_scaled_exp, (Promise(1.5, 1.5, "abs(x) <= 170", lambda scale, x: np.abs(x) <= 170),)),
+    "out_of_range": Function(np.zeros_like, (Promise(0, 0, "1e-27 <= x <= 1e36", lambda x: (x >= 1e-27) & (x <= 1e36)),)),
+    "range_scale": Function(np.ones_like, (Promise(0, 0, "x = 0", lambda x: x == 0),)),
     "expm1": Function(np.expm1, TWO),
     "log": Function(np.log, ONE, (0.0, 100.0)),
     "log1p": Function(np.log1p, TWO, (-1.0, 100.0)),

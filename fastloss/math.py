@@ -12,6 +12,7 @@ and knows the operators ``+ - * / **``, ``abs``, comparisons with ``&`` and ``|`
 ``sigmoid softplus log_sigmoid``                   the logistic function 1 / (1 + exp(-x)), log(1 + exp(x)), log(sigmoid(x))
 ``logaddexp log_cosh xlogy``                       log(exp(a) + exp(b)), log(cosh(x)), x log(y) that is 0 where x is 0
 ``sqrt1pm1 log1pmx exp_nonpositive``               sqrt(1 + x) - 1, log(1 + x) - x, exp(x) for x <= 0, each without cancellation
+``scaled_exp(scale, x)``                           `scale` times exp(x), which only the product need be in range for; 0 where the scale is
 ``weighted(weight, x)``                            `weight` times `x`, where a weight of 0 takes out even an infinite `x`
 ``with_derivative(value, x, slope)``               `value`, whose derivative with respect to `x` is `slope` and not what the rules give
 ``total mean largest logsumexp dot norm norm2``    numbers made of a whole row: a formula that returns one is a loss of rows

@@ -115,24 +115,43 @@ def poisson_closed_form(log_mean, target, full):
     return value + np.where(full & (target > 1), t * np.log(t) - t + np.log(2 * np.pi * t) / 2, 0)
 
 
-def tweedie_closed_form(mean, target, power):
-    """Jørgensen's deviance, halved, without the terms in the target alone."""
+def tweedie_closed_form(mean, target, power, full=False):
+    """Jørgensen's deviance, halved, by default without the terms in the target alone."""
     if power == 0:
         return np.square(mean - target) / 2
+    rest = full * tweedie_constant(target, power)
     if power == 1:
-        return mean - target * np.log(mean)
+        return mean - target * np.log(mean) + rest
     if power == 2:
-        return np.log(mean) + target / mean
-    return mean ** (2 - power) / (2 - power) - target * mean ** (1 - power) / (1 - power)
+        return np.log(mean) + target / mean + rest
+    return mean ** (2 - power) / (2 - power) - target * mean ** (1 - power) / (1 - power) + rest
 
 
-def negative_binomial_scipy(log_mean, target, dispersion):
-    """SciPy's log-probabilities, less the terms that do not depend on the mean."""
+def tweedie_constant(target, power):
+    """What half the deviance has besides what depends on the mean."""
+    if power == 0:
+        return 0 * target
+    if power == 1:
+        return target * np.log(np.where(target > 0, target, 1)) - target
+    if power == 2:
+        return -np.log(target) - 1
+    return target ** (2 - power) / ((1 - power) * (2 - power))
+
+
+def plus(constant, value_and_gradient):
+    value, gradient = value_and_gradient
+    return value + constant, gradient
+
+
+def negative_binomial_scipy(log_mean, target, dispersion, full=False):
+    """SciPy's log-probabilities, less the terms that do not depend on the mean, or less those at the target as mean."""
     from scipy import special, stats
 
     n = 1 / dispersion
     constant = special.gammaln(target + n) - special.gammaln(n) - special.gammaln(target + 1)
-    return constant + target * np.log(dispersion) - stats.nbinom.logpmf(target, n, 1 / (1 + dispersion * np.exp(log_mean)))
+    value = constant + target * np.log(dispersion) - stats.nbinom.logpmf(target, n, 1 / (1 + dispersion * np.exp(log_mean)))
+    there = np.where(target > 0, target, 1)
+    return value - (np.where(target > 0, negative_binomial_scipy(np.log(there), there, dispersion), 0) if full else 0)
 
 
 def wasserstein_scipy(pred, target):
@@ -150,6 +169,8 @@ CLOSED_FORMS = (
     barron_closed_form,
     poisson_closed_form,
     tweedie_closed_form,
+    tweedie_constant,
+    plus,
     negative_binomial_scipy,
     wasserstein_scipy,
 )

@@ -19,6 +19,9 @@ _OPERATORS |= {"and": operator.and_, "or": operator.or_}
 _FUNCTIONS = {
     "absolute": np.abs,
     "exp_nonpositive": np.exp,
+    "scaled_exp": lambda scale, x: np.where(scale == 0, 0 * scale, scale * np.exp(x)),
+    "out_of_range": lambda square: 0 * square,
+    "range_scale": lambda code: 0 * code + 1,
     "sqrt1pm1": lambda x: x / (1 + np.sqrt(1 + x)),
     "log1pmx": lambda x: np.log1p(x) - x,
     "sigmoid": lambda x: 1 / (1 + np.exp(-x)),

@@ -207,7 +207,8 @@ class Loss:
         formula, values = self.formula, self._values(parameters)
         variant = formula.variant_name(formula.choice(values))
         vector = formula.vector(values)
-        return Plan(formula.name, variant, formula.inputs, self._domains, formula.differentiable, vector, self.library)
+        domains = tuple(map(_checked, formula.domains_given(values).values()))
+        return Plan(formula.name, variant, formula.inputs, domains, formula.differentiable, vector, self.library)
 
     def _values(self, parameters):
         """All hyperparameters, looked at."""
@@ -231,7 +232,8 @@ class Loss:
 
     def _bind_on_device(self, parameters):
         formula, values = self.formula, self._values(parameters)
-        domains = {name: domain for name, domain in zip(formula.inputs, self._domains, strict=True) if domain}
+        domains = {name: _checked(domain) for name, domain in formula.domains_given(values).items()}
+        domains = {name: domain for name, domain in domains.items() if domain}
         variant = self._variant_on_device(formula.choice(values))
         return load_cuda(formula.name).pointwise.PointwisePlan(formula.name, variant, formula.vector(values), domains)
 

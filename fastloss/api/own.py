@@ -15,6 +15,8 @@ from .row_loss import RowLoss
 _OF_LOSSES = {"sample_weight", "reduction", "normalizer", "value_out", "grad_out", "hess_out", "check"}
 _OF_ROW_LOSSES = {*_OF_LOSSES, "axis", "ignore_index", "outputs", "vector", "out"}
 _OF_OPTIMIZERS = {"params", "state_dtype", "rounding", "seed", "ema_decay", "copy_dtype", "decay_mask", "maximize"}
+# What an optimizer keeps for a parameter besides the rule's states.
+_KEPT = {"param", "ema", "remainder"}
 # What a decorator takes beside domains.
 _OPTIONS = {"reference", "peers", "differentiable", "curvature", "requires", "carried", "weight_decay"}
 
@@ -140,6 +142,9 @@ def _update_rule(function, options):
     if tuple(rule.arguments[:2]) != ("param", "grad"):
         raise FormulaError(f"{rule.name}: the rule must begin with the arguments param and grad, got {_arguments(rule)}")
     _check_names(rule, _OF_OPTIMIZERS)
+    for name in rule.states:
+        if name in _KEPT:
+            raise FormulaError(f"{rule.name}: states must have names that the optimizer does not use itself, got {name!r}")
     for choice in rule.choices():
         new = rule.call_with_symbols(choice)[-1]
         if not isinstance(new, tuple) or len(new) != 1 + len(rule.states):
@@ -164,7 +169,8 @@ def _with_defaults(function, options):
             raise FormulaError(f"{who}: the default of {name} must stand in its domain alone, got {argument} besides")
         if not isinstance(argument.default, int | float):
             raise FormulaError(f"{who}: {name} must have a domain, such as fastloss.Positive(1.0), got {argument}")
-        found[name] = Flag(argument.default) if isinstance(argument.default, bool) else Real(float(argument.default))
+        is_flag = isinstance(argument.default, bool)
+        found[name] = Flag(argument.default) if is_flag else Real(Real().check(who, name, argument.default))
     for name, domain in found.items():
         if name not in _OPTIONS and not hasattr(domain, "is_parameter"):
             raise TypeError(f"{who}: {name} must have a domain, such as fastloss.Positive(1.0), got {domain!r}")

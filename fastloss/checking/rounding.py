@@ -10,7 +10,7 @@ import mpmath as mp
 import numpy as np
 
 from ..formula.graph import COMPARISONS
-from ..formula.oracle import DIGITS
+from ..formula.oracle import DIGITS, computed
 from ..formula.primitives import TABLE
 
 _SIGNS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "==": operator.eq, "!=": operator.ne}
@@ -45,13 +45,15 @@ class _Bounded:
     def outputs(self):
         found = {}
         for role, node in self.traced.outputs.items():
-            value, error = self.handed(node, None)
+            value, error = self.handed(node, computed(node, self.compute, self.known, id), None)
             found[role] = value, error + self.tiny
         return found
 
-    def handed(self, node, user):
-        """A node as its user sees it: a uniform is rounded to the kernel's precision."""
-        value, error = self.node(node)
+    def handed(self, node, found, user):
+        """What was found of a node, as the node's user sees it: a uniform is rounded to the kernel's precision."""
+        if node.kind != "real":
+            return found
+        value, error = found
         if node.kind == "real" and node.uniform and not (user is not None and user.uniform):
             error = error + self.rounding(value, self.unit, node.op, error)
         return value, error
@@ -65,17 +67,15 @@ class _Bounded:
             return mp.mpf(0)
         return _PROMISED.get(op, 1 if op in ("literal", "parameter") else 4) * unit * abs(value) + self.tiny
 
-    def node(self, node):
-        if id(node) not in self.known:
-            self.known[id(node)] = self.compute(node)
-        return self.known[id(node)]
-
     def compute(self, node):
+        """The node's value and the bound on its error, as `oracle.computed` takes it."""
         if node.op == "literal":
             return (mp.mpf(node.args[0]), mp.mpf(0)) if node.kind == "real" else (bool(node.args[0]), True)
         if node.op == "where":
-            return self.where(node)
-        arguments = [self.handed(a, node) if a.kind == "real" else self.node(a) for a in node.args]
+            return (yield from self.where(node))
+        arguments = []
+        for argument in node.args:
+            arguments.append(self.handed(argument, (yield argument), node))
         if node.op in ("and", "or"):
             return _OPERATORS[node.op](arguments[0][0], arguments[1][0]), arguments[0][1] and arguments[1][1]
         if node.kind == "bool":
@@ -92,10 +92,11 @@ class _Bounded:
 
     def where(self, node):
         condition, *branches = node.args
-        truth, certain = self.node(condition)
-        value, error = self.handed(branches[not truth], node)
+        truth, certain = yield condition
+        chosen, left = branches[not truth], branches[truth]
+        value, error = self.handed(chosen, (yield chosen), node)
         if not certain:
-            other, other_error = self.handed(branches[truth], node)
+            other, other_error = self.handed(left, (yield left), node)
             error = max(error, abs(other - value) + other_error) if not mp.isnan(other) else mp.inf
         return value, error
 

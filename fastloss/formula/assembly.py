@@ -21,6 +21,9 @@ _INTEGER_SIGNS = {name: name if name in ("eq", "ne") else f"s{name}" for name in
 _CONVERSIONS = {"bits": "bitcast", "from_bits": "bitcast", "to_float": "sitofp"}
 _INTRINSICS = {"sqrt": "llvm.sqrt", "absolute": "llvm.fabs", "fma": "llvm.fma"}
 
+# A kernel with more calls of fastloss.vecmath than this calls them: inlined, a thousand of them take LLVM a minute.
+_MOST_INLINED = 128
+
 # No element is read that another repeat of the loop writes: what lies over an input lies exactly over it.
 _PARALLEL = '!0 = distinct !{}\n!1 = distinct !{!1, !{!"llvm.loop.parallel_accesses", !0}}'
 
@@ -38,6 +41,7 @@ class Module:
 
     def __init__(self, processor):
         self.processor = processor
+        self._inlines = True
         self._texts = []
         self._written = set()
 
@@ -55,6 +59,7 @@ class Module:
         leaves = list(inputs.values())
         nodes = contracted(outputs.values(), [*uniforms, *leaves], apart)
         needed = {id(node) for node in walk(nodes, stop=[*uniforms, *leaves])}
+        self._inlines = sum(node.op in VECTOR_FUNCTIONS for node in walk(nodes)) <= _MOST_INLINED
         body = Body(self, precision)
         arrays = {array: k for k, array in enumerate(dict.fromkeys([*inputs, *outputs]))}
         for k in arrays.values():
@@ -109,8 +114,8 @@ class Module:
             body.compute(nodes)
             arguments = ", ".join(f"{body.real} %{argument}" for argument in traced.inputs)
             end = f"ret {body.real} {body.operand(nodes[0])}"
-            # A call inside a kernel's loop would keep it from being vectorised.
-            head = f"define internal {body.real} {symbol}({arguments}) alwaysinline"
+            # A call inside a kernel's loop keeps it from being vectorised.
+            head = f"define internal {body.real} {symbol}({arguments}) {'alwaysinline' if self._inlines else 'noinline'}"
             self._function(head, definition.source, [*body.lines, end])
         return symbol
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import ClassVar
 
 from .derive import carries_nan, derivative, guard_nan
-from .domains import Class, Classes, ClassWeight, Each, Flag, PerRow, Real, WeightDecay
+from .domains import Class, Classes, ClassWeight, Each, Flag, Interval, PerRow, Real, WeightDecay
 from .graph import CALL, FOLDS, INT, ROW, RUNS, FormulaError, Graph, Parameter, Symbol, select, walk
 from .lazy import lazy
 from .located import located
@@ -62,6 +62,11 @@ class Traced:
     others: tuple[str, ...] = ()
     # Of an update rule: the sums over the tensor, by the roles of what is summed, or squared and summed.
     folds: dict[str, Symbol] = field(default_factory=dict)
+
+
+def _ascii(name):
+    """The name as linkers take it."""
+    return "".join(c if c.isascii() else f"u{ord(c):x}" for c in name)
 
 
 @record
@@ -124,9 +129,13 @@ class Formula:
     def choices(self):
         return itertools.product(*(domain.choices for domain in self.parameters.values()))
 
+    def domains_given(self, values):
+        """The domain of each input under these hyperparameters."""
+        return {name: d.given(values) if isinstance(d, Interval) else d for name, d in self.input_domains.items()}
+
     def variant_name(self, choice):
-        parts = [self.name]
-        for name, value in zip(self.parameters, choice, strict=True):
+        parts = [_ascii(self.name)]
+        for name, value in zip(map(_ascii, self.parameters), choice, strict=True):
             if value is True:
                 parts.append(name)
             elif value == "none":
@@ -267,6 +276,8 @@ class RowFormula(Formula):
         outputs = {"value": value, **others}
         for condition in graph.needs:
             outputs["value"] = select(condition, outputs["value"], float("nan"))
+        if graph.left_out is not None:
+            outputs["value"] = select(graph.left_out, 0, outputs["value"])
         label = None if soft else inputs.get(self.label)
         for name in self.differentiable:
             first, second = row_derivatives(value, inputs[name], label)
@@ -283,6 +294,8 @@ class RowFormula(Formula):
         for role, node in outputs.items():
             if role.startswith(ALONG) and not all(carries_nan(node, source) for source in sources):
                 outputs[role] = select(outputs["value"] == outputs["value"], node, outputs["value"])
+            if graph.left_out is not None and role.startswith((*ALONG, "label_")):
+                outputs[role] = select(graph.left_out, 0, outputs[role])
         return Traced(self.variant_name(choice), graph, inputs, leaves, outputs, directions, tuple(others))
 
     def roles(self, want):

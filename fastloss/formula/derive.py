@@ -1,15 +1,36 @@
 """Derivatives of a graph, as more nodes of the same graph."""
 
-from .graph import FOLDS, RUNS, combine, select
+from .graph import FOLDS, RUNS, combine, select, walk
 from .primitives import TABLE
 
 
 def derivative(node, wrt, memo=None):
     """d node / d wrt, by the forward-mode rule of each operation."""
     memo = {} if memo is None else memo
-    if id(node) not in memo:
-        memo[id(node)] = _rule(node, wrt, lambda argument: derivative(argument, wrt, memo))
+    stack = [node]
+    while stack:  # not by recursion: a formula may be deeper than Python's stack
+        inner = stack[-1]
+        lacking = [] if id(inner) in memo else [a for a in _differentiated(inner, wrt) if id(a) not in memo]
+        if lacking:
+            stack += lacking
+            continue
+        stack.pop()
+        if id(inner) not in memo:
+            memo[id(inner)] = _rule(inner, wrt, lambda argument: memo[id(argument)])
     return memo[id(node)]
+
+
+def _differentiated(node, wrt):
+    """The nodes whose derivatives that of this node is made of."""
+    if node is wrt or node.uniform or node.op in FOLDS or node.op in RUNS:
+        return ()
+    if id(node) in node.graph.slopes:
+        return [x for x, _ in node.graph.slopes[id(node)]]
+    if node.op == "where":
+        return node.args[1:]
+    if node.op in TABLE:
+        return [a for a, rule in zip(node.args, TABLE[node.op].derivatives, strict=True) if rule]
+    return node.operands
 
 
 def _rule(node, wrt, d):
@@ -19,8 +40,7 @@ def _rule(node, wrt, d):
     if node.uniform or not node.operands or node.op in FOLDS or node.op in RUNS:
         return literal(0)
     if id(node) in node.graph.slopes:
-        x, slope = node.graph.slopes[id(node)]
-        return slope * d(x)
+        return _sum(node.graph, (slope * d(x) for x, slope in node.graph.slopes[id(node)]))
     if node.op == "where":
         condition, a, b = node.args
         return select(condition, d(a), d(b))
@@ -50,22 +70,22 @@ def _sum(graph, terms):
 _ARITHMETIC = {"add", "sub", "mul", "div", "neg", *TABLE}
 
 
-def carries_nan(node, source, memo=None):
+def carries_nan(node, source):
     """Whether a NaN in `source` makes `node` NaN, whatever the other inputs are."""
-    memo = {} if memo is None else memo
-    if id(node) not in memo:
-        branches = [carries_nan(a, source, memo) for a in node.operands]
-        if node is source:
-            memo[id(node)] = True
-        elif node.op == "where":
-            memo[id(node)] = branches[1] and branches[2]
-        elif node.op in FOLDS:
-            memo[id(node)] = node.op != "pick" and branches[0]
-        elif node.op in ("power", "xlogy"):  # power(NaN, 0) is 1, xlogy(0, NaN) is 0
-            memo[id(node)] = False
+    carries = {}
+    for inner in walk([node]):
+        branches = [carries[id(a)] for a in inner.operands]
+        if inner is source:
+            carries[id(inner)] = True
+        elif inner.op == "where":
+            carries[id(inner)] = branches[1] and branches[2]
+        elif inner.op in FOLDS:
+            carries[id(inner)] = inner.op != "pick" and branches[0]
+        elif inner.op in ("power", "xlogy", "scaled_exp"):  # power(NaN, 0) is 1, xlogy(0, NaN) and scaled_exp(0, NaN) are 0
+            carries[id(inner)] = False
         else:
-            memo[id(node)] = node.op in _ARITHMETIC and any(branches)
-    return memo[id(node)]
+            carries[id(inner)] = inner.op in _ARITHMETIC and any(branches)
+    return carries[id(node)]
 
 
 def guard_nan(node, sources):

@@ -280,7 +280,8 @@ def _input(formula, name):
         return
     if isinstance(domain, ClassWeight):
         yield f"{name} : array_like, optional"
-        yield "    A weight for each class, finite and not negative. A mean divides by the weights of the rows' classes."
+        yield "    A weight for each class, finite and not negative. A mean divides by the weights of the rows' classes; rows of a class"
+        yield "    of weight 0 are left out."
         return
     if isinstance(domain, Shaped):
         yield f"{name} : array_like of float16, bfloat16, float32 or float64{', optional' * domain.is_optional}"
@@ -289,6 +290,8 @@ def _input(formula, name):
         yield f"    {str(domain)[0].upper()}{str(domain)[1:]}; {place}."
         return
     what = "" if str(domain) == "a real number" else f" {str(domain)[0].upper()}{str(domain)[1:]}."
+    for parameter, values, case in getattr(domain, "cases", ()):
+        what += f" With `{parameter}` {values}: {case}."
     if name in formula.differentiable:
         yield f"{name} : array_like of float16, bfloat16, float32 or float64"
     else:

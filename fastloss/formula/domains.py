@@ -42,6 +42,21 @@ class Interval:
     open_high: bool = False
     special: tuple[float, ...] = ()
     checked: bool = True
+    # Narrower domains of an input: (hyperparameter, its values, domain); see `when`.
+    cases: tuple = ()
+
+    def when(self, parameter, values, domain):
+        """This domain of an input, but `domain` where the hyperparameter lies in `values`: an Interval, or True or False."""
+        fields = {name: getattr(self, name) for name in self._fields}
+        return type(self)(**fields | {"cases": (*self.cases, (parameter, values, domain))})
+
+    def given(self, parameters):
+        """The domain of an input under these hyperparameters."""
+        for name, values, domain in self.cases:
+            value = parameters[name]
+            if value is values if isinstance(values, bool) else values.contains(value):
+                return domain
+        return self
 
     def contains(self, value):
         """Whether the number lies in the interval."""

@@ -23,6 +23,7 @@ class Body:
         self.language = language
         self.statements = []
         self.locals = []
+        self._taken = set(names.values())
         self._text = {id(node): (name, ATOM) for node, name in names.items()}
         order = [node for node in walk(outputs, stop=names) if id(node) not in self._text]
         uses = Counter(id(argument) for node in order for argument in node.operands)
@@ -34,7 +35,7 @@ class Body:
         text, strength = self._expression(node)
         inline = node.op == "literal" or node.kind == BOOL or (uses == 1 and len(text) < _LONGEST)
         if not inline:
-            name = f"t{len(self.locals)}"
+            name = _unused(f"t{len(self.locals)}", self._taken)
             self.locals.append((name, node.kind))
             self.statements.append(f"{name} = {text}")
             text, strength = name, ATOM
@@ -89,7 +90,15 @@ def check_tensor_room(traced):
 
 def uniform_names(nodes):
     """How a kernel calls the numbers that it is handed: a hyperparameter by its own name."""
-    return {node: node.args[1] if node.op == "parameter" else f"u{i}" for i, node in enumerate(nodes)}
+    own = {node: node.args[1] for node in nodes if node.op == "parameter"}
+    return {node: own.get(node) or _unused(f"u{i}", own.values()) for i, node in enumerate(nodes)}
+
+
+def _unused(name, taken):
+    """The name, longer if an argument of the formula is called so."""
+    while name in taken:
+        name += "_"
+    return name
 
 
 def cost(outputs):

@@ -16,6 +16,8 @@ FOLDS = {"total", "largest", "shift", "pick", "iterate"}
 # What makes of each element a sum of those on one side of it, and its mirror image.
 RUNS = {"preceding": "following", "following": "preceding"}
 
+_SHOWN_DEPTH = 5
+
 COMPARISONS = {"<": "lt", "<=": "le", ">": "gt", ">=": "ge", "==": "eq", "!=": "ne"}
 
 
@@ -34,6 +36,7 @@ class Graph:
         self._nodes = {}
         self.members = None  # the elements that a row's list of labels names
         self.needs = []  # conditions on a row without which its value is NaN
+        self.left_out = None  # the condition under which a row's results are 0, whatever its elements are
         self.slopes = {}  # what `with_derivative` declares: id(node) -> (x, slope)
         self.loops = {}  # what follows an `iterate` node's number: id(node) -> its step
         self.reassociate = reassociate
@@ -52,11 +55,18 @@ class Graph:
         if isinstance(value, bool):
             return self.node("literal", value, kind=BOOL)
         if isinstance(value, numbers.Real):  # NumPy's scalars too
-            return self.node("literal", float(value))
+            try:
+                return self.node("literal", float(value))
+            except OverflowError:
+                raise FormulaError("numbers must be within the range of float64, got one beyond it") from None
         raise FormulaError(f"a formula holds numbers and symbols, got {value!r}")
 
     def integer(self, value):
-        return value if isinstance(value, Symbol) else self.node("literal", value, kind=INT)
+        if isinstance(value, Symbol):
+            return value
+        if not -(2**63) <= value < 2**64:
+            raise FormulaError("whole numbers must fit into 64 bits, got one that does not")
+        return self.node("literal", value, kind=INT)
 
 
 # Operators, as NumPy's scalars call them.
@@ -78,7 +88,13 @@ class Symbol:
         self.level = level
 
     def __repr__(self):
-        return f"{self.op}({', '.join(map(repr, self.args))})"
+        return self._shown(_SHOWN_DEPTH)
+
+    def _shown(self, depth):
+        """The expression, cut off below a depth: a formula may be too large to print."""
+        if not depth:
+            return "..."
+        return f"{self.op}({', '.join(a._shown(depth - 1) if isinstance(a, Symbol) else repr(a) for a in self.args)})"
 
     def __bool__(self):
         raise FormulaError(
@@ -310,8 +326,8 @@ def select(condition, a, b):
     return a if a is b else graph.node("where", condition, a, b, kind=a.kind)
 
 
-def walk(outputs, stop=()):
-    """Every node that the outputs need, arguments first; not what lies behind a node of `stop`."""
+def walk(outputs, stop=(), into=lambda node: True):
+    """Every node that the outputs need, arguments first; not what lies behind a node of `stop`, or one that `into` turns down."""
     order, seen = [], set()
     stop = {id(node) for node in stop}
     stack = [(node, False) for node in reversed(outputs)]
@@ -322,7 +338,7 @@ def walk(outputs, stop=()):
         elif id(node) not in seen:
             seen.add(id(node))
             stack.append((node, True))
-            if id(node) in stop:
+            if id(node) in stop or not into(node):
                 continue
             stack.extend((a, False) for a in reversed(node.operands) if id(a) not in seen)
     return order

@@ -16,6 +16,8 @@ def located(who):
         yield
     except FormulaError as error:
         raise FormulaError(f"{who}: {error}{_place(error)}") from error
+    except ArithmeticError as error:
+        raise FormulaError(f"{who}: numbers must be within the range of float64, got {error}{_place(error)}") from error
     except (TypeError, AttributeError) as error:
         message = f"a formula must be made of operators and the functions of fastloss.math, got {error}"
         raise FormulaError(f"{who}: {message}{_place(error)}") from error

@@ -55,6 +55,27 @@ def differentiate(traced, inputs, parameters):
     return found
 
 
+def computed(request, compute, known, key):
+    """What `compute(request)`, a generator, returns; it yields requests for what it needs and is sent the answers.
+
+    `known` holds all answers by `key(request)`. A graph may be deeper than Python's stack, so this does not call itself.
+    """
+    stack = [] if key(request) in known else [(key(request), compute(request))]
+    answer = None
+    while stack:
+        own, generator = stack[-1]
+        try:
+            needed = generator.send(answer)
+        except StopIteration as finished:
+            answer = known[own] = finished.value
+            stack.pop()
+            continue
+        answer = known.get(key(needed))
+        if answer is None:
+            stack.append((key(needed), compute(needed)))
+    return known[key(request)]
+
+
 def _needs(node, symbols):
     return bool(symbols) and any(inner is symbol for inner in walk([node]) for symbol in symbols)
 
@@ -82,12 +103,15 @@ class Point:
 
     def value(self, node, j):
         """The node's value at the row's element j."""
-        key = (id(node), j) if self.rows and node.level == ELEMENT else id(node)
-        if key not in self.known:
-            self.known[key] = self.compute(node, j)
-        return self.known[key]
+        return computed((node, j), self.compute, self.known, self.key)
 
-    def compute(self, node, j):
+    def key(self, request):
+        """What a value is known by."""
+        node, j = request
+        return (id(node), j) if self.rows and node.level == ELEMENT else id(node)
+
+    def compute(self, request):
+        node, j = request
         mp = self.mp
         if node.op == "literal":
             return node.args[0] if node.kind == "bool" else mp.mpf(node.args[0])
@@ -96,16 +120,16 @@ class Point:
         if node.op == "length":
             return mp.mpf(self.length)
         if node.op in FOLDS:
-            return self.fold(node)
+            return (yield from self.fold(node))
         if node.op in RUNS:
-            elements = [
-                self.value(node.args[0], i) for i in (range(j) if node.op == "preceding" else range(j + 1, self.length))
-            ]
+            elements = yield from _each(node.args[0], range(j) if node.op == "preceding" else range(j + 1, self.length))
             return mp.nan if any(map(mp.isnan, elements)) else mp.fsum(elements)
         if node.op == "where":  # the branch not taken need not have a value
             condition, a, b = node.args
-            return self.value(a if self.value(condition, j) else b, j)
-        arguments = [self.value(a, j) for a in node.args]
+            return (yield (a if (yield condition, j) else b), j)
+        arguments = []
+        for argument in node.args:
+            arguments.append((yield argument, j))
         if any(isinstance(a, mp.mpf) and mp.isnan(a) for a in arguments) and node.kind == "real":
             return mp.nan
         if node.op == "div":
@@ -117,17 +141,16 @@ class Point:
 
     def fold(self, node):
         if node.op == "pick":
-            return self.value(node.args[0], self.value(node.args[1], 0))
+            return (yield node.args[0], (yield node.args[1], 0))
         if node.op == "iterate":
-            return self.iterated(node)
-        elements = [self.value(node.args[0], j) for j in range(self.length)]
+            return self.iterated(node, (yield node.args[0], 0))
+        elements = yield from _each(node.args[0], range(self.length))
         if any(map(self.mp.isnan, elements)):
             return self.mp.nan
         return self.mp.fsum(elements) if node.op == "total" else max(elements)
 
-    def iterated(self, node):
+    def iterated(self, node, following):
         step = node.graph.loops[id(node)]
-        following = self.value(node.args[0], 0)
         reached = -self.mp.inf
         while following > reached:
             reached = following
@@ -135,6 +158,14 @@ class Point:
             at.known = self.known | {id(node): reached}
             following = at.value(step, 0)
         return reached
+
+
+def _each(node, elements):
+    """The node's values at these elements."""
+    values = []
+    for j in elements:
+        values.append((yield node, j))
+    return values
 
 
 def _quotient(mp, a, b):

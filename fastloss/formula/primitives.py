@@ -23,14 +23,15 @@ class Primitive:
     derivatives: tuple[Callable | None, ...]
     exact: Callable
     cost: int
+    is_public: bool = True  # whether users' formulas may call it
 
 
 TABLE: dict[str, Primitive] = {}
 
 
-def primitive(name, *derivatives, exact, cost):
+def primitive(name, *derivatives, exact, cost, is_public=True):
     """Enter a row into the table and return the function that formulas call."""
-    TABLE[name] = Primitive(name, derivatives, exact, cost)
+    TABLE[name] = Primitive(name, derivatives, exact, cost, is_public)
 
     def call(*args):
         graph = next((a.graph for a in args if isinstance(a, Symbol)), None)
@@ -72,6 +73,17 @@ sqrt1pm1 = primitive("sqrt1pm1", lambda n, x: 0.5 / sqrt(1 + x), exact=lambda mp
 exp = primitive("exp", lambda n, x: n, exact=lambda mp, x: mp.exp(x), cost=12)
 # For arguments that are known not to exceed 0, as those of a softmax: exp for half the price.
 exp_nonpositive = primitive("exp_nonpositive", lambda n, x: n, exact=lambda mp, x: mp.exp(x), cost=9)
+# Of sums of squares, see rows.py: to 50 digits everything is in range.
+out_of_range = primitive("out_of_range", None, exact=lambda mp, square: mp.mpf(0), cost=4, is_public=False)
+range_scale = primitive("range_scale", None, exact=lambda mp, code: mp.mpf(1), cost=2, is_public=False)
+# scale * exp(x), which only the product need be in range for; 0 where the scale is, whatever x is.
+scaled_exp = primitive(
+    "scaled_exp",
+    lambda n, scale, x: exp(x),
+    lambda n, scale, x: n,
+    exact=lambda mp, scale, x: scale * mp.exp(x) if scale else mp.mpf(0),
+    cost=15,
+)
 expm1 = primitive("expm1", lambda n, x: exp(x), exact=lambda mp, x: mp.expm1(x), cost=16)
 log = primitive("log", lambda n, x: 1 / x, exact=lambda mp, x: mp.log(x), cost=16)
 log1p = primitive("log1p", lambda n, x: 1 / (1 + x), exact=lambda mp, x: mp.log1p(x), cost=18)
@@ -138,18 +150,20 @@ def where(condition, a, b):
     return select(condition, a, b)
 
 
-def with_derivative(value, x, slope):
-    """`value`, a function of `x` alone as far as derivatives go, whose derivative is `slope` and not what the rules give."""
+def with_derivative(value, x, slope, *more):
+    """`value`, a function of `x` alone as far as derivatives go, whose derivative is `slope` and not what the rules give.
+
+    Of a function of several `more` holds another x, its slope, and so on.
+    """
     graph = x.graph
-    value, slope = graph.literal(value), graph.literal(slope)
+    value, xs, slopes = graph.literal(value), (x, *more[::2]), [graph.literal(s) for s in (slope, *more[1::2])]
     # Signs and literal factors move through products: declare the slope of what they multiply.
-    if value.op == "neg":
-        return -with_derivative(value.args[0], x, -slope)
-    if value.op == "mul" and value.args[0].is_literal():
-        factor = value.args[0].args[0]
-        return factor * with_derivative(value.args[1], x, slope * (1 / factor))
-    graph.slopes[id(value)] = x, slope
-    return value
+    factor = -1 if value.op == "neg" else value.args[0].args[0] if value.op == "mul" and value.args[0].is_literal() else None
+    if factor is None:
+        graph.slopes[id(value)] = tuple(zip(xs, slopes, strict=True))
+        return value
+    pairs = ((x, slope * (1 / factor)) for x, slope in zip(xs, slopes, strict=True))
+    return factor * with_derivative(value.args[-1], *(part for pair in pairs for part in pair))
 
 
 def weighted(weight, x):
@@ -198,4 +212,4 @@ def fma(a, b, c):
     return graph.node("fma", *map(graph.literal, (a, b, c)))
 
 
-__all__ = [*TABLE, "weighted", "where", "with_derivative"]
+__all__ = [*(name for name, row in TABLE.items() if row.is_public), "weighted", "where", "with_derivative"]

@@ -68,7 +68,7 @@ class Program:
         self.steps, self.passes = [], []
         for stage, loop in _stages(outputs.values()):
             folds, runs = [n for n in stage if n.op in FOLDS], [n for n in stage if n.op in RUNS]
-            self._step([node.args[0] for node in stage])
+            self._step([node.args[0] for node in stage], loop=loop)
             self._pass([*((None, fold.args[0]) for fold in folds), *((None, run) for run in runs)])
             self.passes[-1].runs = {self._names[id(run)]: run.op for run in runs}
             self.passes[-1].folds = {self._name(self.numbers, fold, fold.op): self._names[id(fold.args[0])] for fold in folds}
@@ -85,12 +85,15 @@ class Program:
             table[self._names[id(node)]] = node
         return self._names[id(node)]
 
-    def _step(self, elements, outputs=None):
-        """Compute what these elements use of the row, and the outputs that are numbers."""
+    def _step(self, elements, outputs=None, loop=None):
+        """Compute what these elements use of the row, and the outputs that are numbers.
+
+        What is made of a loop's number is left to the pass, which is repeated.
+        """
         step, there = Step(), dict(self.numbers)
         for role, node in (outputs or {}).items():
             self._names.setdefault(id(node), role)
-        for node in _numbers_of(elements, [*self.rows.values(), *there.values(), *self.uniforms]):
+        for node in _numbers_of(elements, [*self.rows.values(), *there.values(), *self.uniforms], loop):
             is_loop = node.op == "iterate"
             step.writes[self._name(self.numbers, node, node.op if is_loop else "number")] = node.args[0] if is_loop else node
         step.writes |= outputs or {}
@@ -248,21 +251,31 @@ def _inside_loop(loop):
             still.append(node)
     elements, again = [fold.args[0] for fold in folds], {id(fold) for fold in folds}
     nested = any(fold.op in ("iterate", *RUNS) for fold in folds) or any(id(node) in again for node in walk(elements))
-    if nested or _numbers_of(elements, [loop, *still]):
-        raise FormulaError("the step of iterate must fold elements made of its number, of no fold or other number made of that")
+    if nested:
+        raise FormulaError("the step of iterate must fold elements made of its number, of no fold made of that")
     return folds, still
 
 
-def _numbers_of(elements, leaves):
-    """The numbers of the row that elements use directly and that are not there yet."""
+def _numbers_of(elements, leaves, loop=None):
+    """The numbers of the row that elements use directly, that are not there yet and not made of the loop's."""
     found, stack, seen = [], list(elements), {id(node) for node in leaves}
+    moving = set() if loop is None else _made_of(loop, elements)
     while stack:
         node = stack.pop()
         if id(node) in seen or node.uniform:
             continue
         seen.add(id(node))
-        if node.level == ROW and node.kind != BOOL:
+        if node.level == ROW and node.kind != BOOL and id(node) not in moving:
             found.append(node)
-        else:
+        elif node is not loop:
             stack.extend(node.operands)
-    return found
+    return [*found, *([] if loop is None else [loop])]
+
+
+def _made_of(loop, nodes):
+    """What among the nodes and their arguments is made of the loop's number, by id; not that itself."""
+    moving = {id(loop)}
+    for node in walk(nodes, stop=[loop]):
+        if any(id(a) in moving for a in node.operands):
+            moving.add(id(node))
+    return moving - {id(loop)}

@@ -7,9 +7,24 @@ element enters, and through folds of folds: those bring one more fold into the d
 others is kept apart, one number a row, for the engine to add there: no element is asked whether it is the label's.
 """
 
+from math import inf, nan
+
 from .derive import derivative
 from .graph import ELEMENT, FOLDS, INT, ROW, RUNS, FormulaError, Symbol, walk
-from .primitives import absolute, exp_nonpositive, log, power, sqrt, weighted, where, with_derivative
+from .primitives import (
+    absolute,
+    exp_nonpositive,
+    log,
+    maximum,
+    out_of_range,
+    power,
+    range_scale,
+    sqrt,
+    weighted,
+    where,
+    with_derivative,
+)
+from .record import frozen
 
 # How the results are called that a row formula has for every element.
 ALONG = ("grad_", "hess_", "hvp_")
@@ -50,34 +65,115 @@ def below_peak(x):
     """`x` less the row's largest element, and that element; 0 where they are equal, be they infinite.
 
     For results that do not depend on what is taken off the whole row: the derivative goes past the largest element. A formula
-    whose row holds a NaN, or nothing above -inf, has the value NaN.
+    whose row holds a NaN, nothing above -inf or several elements of +inf has the value NaN.
     """
+    below, peak = shifted(x)
+    need_one_peak(peak, total(where(x == peak, 1, 0)))
+    return below, peak
+
+
+def shifted(x):
     peak = x.graph.node("shift", x, level=ROW)
-    x.graph.needs.append(peak > float("-inf"))
-    return _below(x, peak), peak
-
-
-def _below(x, peak):
     gap = x - peak
-    return with_derivative(where(gap < 0, gap, 0), x, 1)
+    return with_derivative(where(gap < 0, gap, 0), x, 1), peak
+
+
+def need(condition):
+    """Of rows for which this does not hold the value, and with it every derivative, is NaN."""
+    condition.graph.needs.append(condition)
+
+
+def need_one_peak(peak, count):
+    """Without a largest element above -inf, and if it is +inf without a single one, the row's value is NaN.
+
+    `count` must be the number of largest elements if they are infinite.
+    """
+    need((peak > -inf) & ((peak < inf) | (count < 1.5)))
+
+
+def softmax_terms(x, scale=1):
+    """`below_peak` of x, exp(scale * below), and the sum of these: softmax is the terms over their sum. The scale must be above 0."""
+    below, peak = shifted(x)
+    terms = exp_nonpositive(scale * below)
+    terms_sum = total(terms)
+    need_one_peak(peak, terms_sum)  # below +inf all terms are 0
+    return below, peak, terms, terms_sum
 
 
 def logsumexp(x, scale=1):
-    """log(sum(exp(scale * x))), without overflow; the scale must be above 0."""
-    peak = x.graph.node("shift", x, level=ROW)
-    far = log(total(exp_nonpositive(scale * _below(x, peak))))
-    return where(peak > float("-inf"), scale * peak + far, peak)
+    """log(sum(exp(scale * x))), without overflow; the scale must be above 0. Of several +inf it is +inf, its derivative NaN."""
+    below, peak = shifted(x)
+    terms_sum = total(exp_nonpositive(scale * below))
+    defined = (peak < inf) | (terms_sum < 1.5)
+    finite = scale * peak + log(where(defined, terms_sum, nan))
+    return where(peak > -inf, with_derivative(where(peak < inf, finite, peak), finite, 1), peak)
 
 
 def dot(a, b):
     return total(a * b)
 
 
+@frozen
+class Scaled:
+    """Elements `x`, the same times `scale`, a power of two, and the sum of the squares of those: in range whatever the size of x."""
+
+    x: Symbol
+    scale: Symbol
+    scaled: Symbol
+    square: Symbol
+
+    @property
+    def root(self):
+        """The square root of `square`; its derivative at 0 is 0."""
+        root = sqrt(self.square)
+        return with_derivative(root, self.square, where(self.square == 0, 0, 0.5 / root))
+
+    @property
+    def half_scaled(self):
+        """The sum of squares of x, times the scale: by way of which derivatives are declared, not to be computed itself.
+
+        Its own derivative is twice the scaled x; that of `square`, times the scale once more, may leave the range.
+        """
+        return total(with_derivative(self.scaled * self.x, self.x, 2 * self.scaled))
+
+    @property
+    def length(self):
+        """The Euclidean length of x; its derivative at 0 is 0."""
+        return with_derivative(self.root / self.scale, self.half_scaled, where(self.square == 0, 0, 0.5 / self.root))
+
+
+def scaled_squares(*xs, product=False):
+    """A `Scaled` for each x; with `product` also the sum of the products of two scaled ones.
+
+    It takes one pass over the row, which is repeated with other scales where a plain sum of squares overflows or underflows.
+    """
+    found = []
+
+    def step(_, state):
+        """`state` holds for each x, in digits of base 3, what `out_of_range` said of its squares; 0 the first time."""
+        rest, scales = state, []
+        for k in reversed(range(len(xs))):
+            digit = where(rest > 2 * 3**k - 0.5, 2, where(rest > 3**k - 0.5, 1, 0))
+            rest = rest - 3**k * digit
+            scales.insert(0, range_scale(digit))
+        scaled = [x * scale for x, scale in zip(xs, scales, strict=True)]
+        squares = [total(x * x) for x in scaled]
+        found.extend(map(Scaled, xs, scales, scaled, squares))
+        state = where(state > 0, state, sum(3**k * out_of_range(square) for k, square in enumerate(squares)))
+        if not product:
+            return state
+        found.append(total(scaled[0] * scaled[1]))
+        return where(found[-1] == 0, maximum(state, 0), state)  # the state either way: so that one pass sums the products too
+
+    iterate(xs[0], 0, step)
+    return found
+
+
 def norm2(x):
     """The Euclidean length; its derivative at 0 is 0."""
-    square = total(x * x)
-    root = sqrt(square)
-    return with_derivative(root, square, where(square == 0, 0, 0.5 / root))
+    if x.graph.fold_level == ROW:
+        return scaled_squares(x)[0].length
+    return sqrt(total(x * x))  # over an update rule's tensor the engine sums squares in double
 
 
 def norm(x, p):
@@ -98,6 +194,22 @@ def norm(x, p):
     return unit * with_derivative(root, powers, where(powers > 0, root / (p * powers), 0))
 
 
+def class_weighted(weight, value):
+    """`weight * value` for the weight of the row's class; a row of weight 0 is left out: its results are 0, NaN or not."""
+    leave_out(weight == 0)
+    return weighted(weight, value)
+
+
+def leave_out(condition):
+    """Of rows for which this holds all results are 0."""
+    condition.graph.left_out = condition
+
+
+def norms(xs, p):
+    """The p-norms of several x, those of p = 2 in one pass."""
+    return [found.length for found in scaled_squares(*xs)] if p == 2 else [norm(x, p) for x in xs]
+
+
 def pick(x, label):
     """The element of `x` that the label names; where the label is a row of probabilities, the mean of `x` under them."""
     if label.kind == INT:
@@ -112,18 +224,24 @@ def is_among(labels):
 
 def _at(node, label, memo):
     """A node with the label's element in the place of each row input's."""
-    if node.level < ELEMENT:
-        return node
-    if node.op in RUNS:
-        raise FormulaError(f"pick must be of what an element has of its own, got {node!r}")
-    if id(node) not in memo:
-        if node.op == "input":
-            memo[id(node)] = node.graph.node("pick", node, label, level=ROW)
-        else:
-            args = [_at(a, label, memo) for a in node.args]
-            memo[id(node)] = new = node.graph.node(node.op, *args, kind=node.kind)
-            if id(node) in node.graph.slopes:
-                node.graph.slopes[id(new)] = tuple(_at(part, label, memo) for part in node.graph.slopes[id(node)])
+    graph, waiting, declared = node.graph, [node], []
+    while waiting:
+        for inner in walk([waiting.pop()], into=lambda node: node.level == ELEMENT and id(node) not in memo):
+            if id(inner) in memo:
+                continue
+            if inner.level < ELEMENT:
+                memo[id(inner)] = inner
+            elif inner.op in RUNS:
+                raise FormulaError(f"pick must be of what an element has of its own, got {inner!r}")
+            elif inner.op == "input":
+                memo[id(inner)] = graph.node("pick", inner, label, level=ROW)
+            else:
+                memo[id(inner)] = graph.node(inner.op, *(memo[id(a)] for a in inner.args), kind=inner.kind)
+                if id(inner) in graph.slopes:
+                    declared.append(inner)
+                    waiting += (part for pair in graph.slopes[id(inner)] for part in pair)
+    for inner in declared:
+        graph.slopes[id(memo[id(inner)])] = tuple((memo[id(x)], memo[id(slope)]) for x, slope in graph.slopes[id(inner)])
     return memo[id(node)]
 
 
@@ -188,7 +306,7 @@ def row_derivatives(value, x, label=None):
 def _gradient(value, x):
     """From the value back through the folds, the outermost first."""
     # A declared derivative may be with respect to what the value does not mention.
-    declared = [value.graph.slopes[id(node)][0] for node in walk([value]) if id(node) in value.graph.slopes]
+    declared = [x for node in walk([value]) for x, _ in value.graph.slopes.get(id(node), ())]
     folds = [node for node in walk([*declared, value]) if node.op in FOLDS or node.op in RUNS]
     literal = value.graph.literal
     everywhere, at_label, reached = literal(0), literal(0), []
@@ -319,6 +437,7 @@ def _inside(node):
             found.append(node)
         else:
             stack.extend(node.operands)
+            stack.extend(x for x, _ in node.graph.slopes.get(id(node), ()))
     return found
 
 

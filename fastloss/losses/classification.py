@@ -1,5 +1,7 @@
 """Losses of a row of logits and the class that it should name."""
 
+from math import inf
+
 from ..formula import (
     Class,
     Classes,
@@ -10,8 +12,8 @@ from ..formula import (
     Optional,
     Positive,
     Real,
+    absolute,
     exp,
-    exp_nonpositive,
     expm1,
     log,
     maximum,
@@ -23,7 +25,20 @@ from ..formula import (
     with_derivative,
 )
 from ..formula.registry import row_loss
-from ..formula.rows import below_peak, is_among, iterate, length, mean, pick, total
+from ..formula.rows import (
+    class_weighted,
+    is_among,
+    iterate,
+    leave_out,
+    length,
+    mean,
+    need,
+    need_one_peak,
+    pick,
+    shifted,
+    softmax_terms,
+    total,
+)
 from .binary import logistic
 
 # Where a cross-entropy exceeds this, whatever vanishes with the class's probability has vanished.
@@ -56,30 +71,34 @@ def cross_entropy(logits, target, class_weight, label_smoothing, z_loss, softcap
     c tanh(x / c). The unit is the nat. With the defaults as in PyTorch, which also has `class_weight` and `label_smoothing`,
     weighted alike; Optax and Keras smooth the same way but have no class weights here. A mean divides by the sum of the rows'
     w_t, or, if `target` holds probabilities, by the number of rows, as PyTorch's; they need not sum to 1, which is not checked.
-    The gradient is not multiplied by τ or τ², as is usual in distillation.
+    The gradient is not multiplied by τ or τ², as is usual in distillation. A logit of +inf at the label costs 0; a row with several
+    of them, or with nothing above -inf, has no limit and is NaN. Under label smoothing, or with `z_loss`, a label of weight 0 still
+    has the other terms.
     """
     if softcap is not None:
         logits = softcap * tanh(logits / softcap)
     scale = 1 / temperature
     # All below the largest logit: what a row's logits share must not cost the loss its digits.
-    below, peak = below_peak(logits)
-    log_total = log(total(exp_nonpositive(scale * below)))
+    below, peak, _, terms_sum = softmax_terms(logits, scale)
+    log_total = log(terms_sum)
     lse = scale * peak + log_total
     if class_weight is None:
         entropy = log_total * pick(1, target) - scale * pick(below, target)
         smooth = log_total - scale * mean(below)
     else:
-        entropy = log_total * pick(class_weight, target) - scale * pick(class_weight * below, target)
-        smooth = log_total * mean(class_weight) - scale * mean(class_weight * below)
+        weight, weighted_below = pick(class_weight, target), weighted(class_weight, below)
+        entropy = log_total * weight - scale * pick(weighted_below, target)
+        smooth = log_total * mean(class_weight) - scale * mean(weighted_below)
+        if label_smoothing == 0:
+            leave_out((weight == 0) & (z_loss == 0))
     penalty = where(z_loss == 0, 0, (z_loss * lse) * lse)  # lse may be infinite
     return (1 - label_smoothing) * entropy + label_smoothing * smooth + penalty, {"logsumexp": lse}
 
 
 def _entropy(logits, target):
     """-log p of the class, a sum of two terms that are not below 0: nothing cancels, however large the logits are."""
-    logs = below_peak(logits)[0]
-    exponentials = exp_nonpositive(logs)
-    return log(total(exponentials)) - pick(logs, target)
+    below, _, _, terms_sum = softmax_terms(logits)
+    return log(terms_sum) - pick(below, target)
 
 
 @row_loss(
@@ -111,7 +130,7 @@ def focal_cross_entropy(logits, target, class_weight, gamma):
         bend = where(miss > 0, gamma * power(miss, gamma - 1) * hit * (2 - bounded + (gamma - 1) * hit * ratio), 0)
         slope = with_derivative(focus * (1 + gamma * hit * ratio), entropy, bend)
         value = with_derivative(focus * entropy, entropy, slope)
-    return value if class_weight is None else weighted(pick(class_weight, target), value)
+    return value if class_weight is None else class_weighted(pick(class_weight, target), value)
 
 
 @row_loss(
@@ -176,19 +195,24 @@ def multi_margin(logits, target, class_weight, margin, p):
     As in PyTorch, which allows `p` 1 and 2 only; here any power of 1 or more. The sum is divided by the number of classes C, not
     by C - 1. `margin` m has the unit of the logits. The gradient at the kink is 0.
     """
-    lead = margin + (logits - pick(logits, target))  # the margin itself, without rounding, for the class
+    hit = pick(logits, target)
+    # The margin itself, without rounding, for the class; where its logit is infinite, 1 to count those that equal it.
+    step = where(absolute(hit) < inf, margin, 1)
+    gap = logits - hit
+    lead = step + with_derivative(where(logits == hit, 0, gap), gap, 1)
     over = maximum(lead, 0)
     if p == 1:
-        cost, own = over, margin
+        cost, own = over, step
     elif p == 2:
-        cost, own = over * over, margin * margin
+        cost, own = over * over, step * step
     else:
         slope = with_derivative(power(over, p - 1), lead, where(lead > 0, (p - 1) * power(over, p - 2), 0))
         cost = with_derivative(power(over, p), lead, p * slope)
-        own = power(margin, p)
+        own = power(step, p)
     others = total(cost) - own
+    need((absolute(hit) < inf) | (others == 0) | (others == inf))  # inf - inf has no limit
     value = with_derivative(maximum(others, 0), others, 1) / length(logits)
-    return value if class_weight is None else weighted(pick(class_weight, target), value)
+    return value if class_weight is None else class_weighted(pick(class_weight, target), value)
 
 
 @row_loss(
@@ -227,7 +251,7 @@ def multilabel_soft_margin(logits, target, class_weight):
     """
     _, _, minus_log_miss, minus_log_hit = logistic(logits)
     cost = weighted(target, minus_log_hit) + weighted(1 - target, minus_log_miss)
-    return mean(cost if class_weight is None else class_weight * cost)
+    return mean(cost if class_weight is None else weighted(class_weight, cost))
 
 
 @row_loss(
@@ -246,7 +270,7 @@ def nll(log_probs, target, class_weight):
     probability 0.
     """
     hit = pick(log_probs, target)
-    return -hit if class_weight is None else weighted(pick(class_weight, target), -hit)
+    return -hit if class_weight is None else class_weighted(pick(class_weight, target), -hit)
 
 
 def _newton(below, threshold):
@@ -274,8 +298,9 @@ def sparsemax(logits, target, class_weight):
     `sparsemax.grad(logits, target, reduction="sum")` with 1 added at the class. As in the paper and in the Python packages
     `entmax` and TensorFlow Addons, which have no class weights; PyTorch, Optax and Keras do not have it.
     """
-    below = below_peak(logits)[0]
+    below, peak = shifted(logits)
     threshold = iterate(below, -1, _newton)
+    need_one_peak(peak, -1 / threshold)  # of n infinite logits the threshold is -1/n
     chances = maximum(below - threshold, 0)
     hit, at_hit = pick(chances, target), pick(below, target)
     # How the threshold moves cancels from the gradient.
@@ -284,4 +309,4 @@ def sparsemax(logits, target, class_weight):
     # A sum of terms that are not below 0. A class of more than 1/2 is the only largest one.
     others = where(hit > 0.5, total(where(below < at_hit, chances * chances, 0)), total(squares) - hit * hit)
     value = with_derivative(0.5 * (others + (1 - hit) * (1 - hit)) + maximum(threshold - at_hit, 0), plain, 1)
-    return value if class_weight is None else weighted(pick(class_weight, target), value)
+    return value if class_weight is None else class_weighted(pick(class_weight, target), value)

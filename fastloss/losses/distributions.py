@@ -3,6 +3,7 @@
 from ..formula import (
     Flag,
     Fraction,
+    NonNegative,
     Positive,
     absolute,
     exp,
@@ -11,16 +12,17 @@ from ..formula import (
     log,
     log1p,
     log1pmx,
+    scaled_exp,
     weighted,
     where,
     with_derivative,
 )
 from ..formula.registry import loss, row_loss
-from ..formula.rows import below_peak, preceding, total
+from ..formula.rows import preceding, softmax_terms, total
 
 
 @loss(
-    target=Fraction(checked=False),  # log-probabilities are not
+    target=Fraction(checked=False).when("log_target", False, NonNegative()),  # log-probabilities are not checked
     log_target=Flag(False),
     reference="Kullback and Leibler (1951), On Information and Sufficiency, Ann. Math. Statist. 22, 79-86",
     peers={
@@ -38,14 +40,14 @@ def kl_div(pred, target, log_target):
     where `pred` is -inf.
     """
     if log_target:
-        return weighted(exp(target), target - pred)
+        return with_derivative(scaled_exp(target - pred, target), pred, -exp(target))
     return weighted(target, log(target) - pred)
 
 
 def _tempered(x, scale):
-    """What a row's logits have below their largest, times the scale, and its exponentials."""
-    logs = scale * below_peak(x)[0]
-    return logs, exp_nonpositive(logs)
+    """What a row's logits have below their largest, times the scale, its exponentials, and their sum."""
+    below, _, terms, terms_sum = softmax_terms(x, scale)
+    return scale * below, terms, terms_sum
 
 
 @row_loss(
@@ -69,11 +71,10 @@ def kl_divergence(logits, target_logits, temperature):
     probability 0 contributes 0.
     """
     scale = 1 / temperature
-    s_log, s = _tempered(logits, scale)
-    t_log, t = _tempered(target_logits, scale)
+    s_log, s, s_sum = _tempered(logits, scale)
+    t_log, t, t_sum = _tempered(target_logits, scale)
     gap = t_log - s_log
     crossed = where(t == 0, 0, t * gap)
-    t_sum, s_sum = total(t), total(s)
     plain = total(crossed) / t_sum + log(s_sum / t_sum)
     # Nearly equal rows: t gap + s - t is a square to first order, and so is what the sums leave of it.
     near = absolute(gap) < 1
@@ -104,9 +105,8 @@ def js_divergence(logits, target_logits, beta, temperature):
     `kl_divergence`, the divergence itself is 0 there. Divided by `beta` it nears KL(t ‖ s) as `beta` vanishes.
     """
     scale = 1 / temperature
-    s_log, s = _tempered(logits, scale)
-    t_log, t = _tempered(target_logits, scale)
-    s_sum, t_sum = total(s), total(t)
+    s_log, s, s_sum = _tempered(logits, scale)
+    t_log, t, t_sum = _tempered(target_logits, scale)
     s, t = s / s_sum, t / t_sum
     gap = (s_log - t_log) + log(t_sum / s_sum)  # log(s / t)
     below = gap < 0

@@ -1,8 +1,21 @@
 """Losses of distances and angles between rows of embeddings."""
 
-from ..formula import Flag, Fraction, Interval, Label, NonNegative, PerRow, Positive, maximum, minimum, sqrt, where
+from ..formula import (
+    Flag,
+    Fraction,
+    Interval,
+    Label,
+    NonNegative,
+    PerRow,
+    Positive,
+    maximum,
+    minimum,
+    sqrt,
+    where,
+    with_derivative,
+)
 from ..formula.registry import row_loss
-from ..formula.rows import dot, norm, norm2, total
+from ..formula.rows import norms, scaled_squares
 
 
 @row_loss(
@@ -16,13 +29,23 @@ from ..formula.rows import dot, norm, norm2, total
 def cosine_distance(x1, x2):
     r"""One less the cosine of the angle between two rows.
 
-    .. math:: 1 - \frac{x_1 \cdot x_2}{\max(\|x_1\|, \epsilon)\, \max(\|x_2\|, \epsilon)} \qquad \epsilon = 10^{-8}
+    .. math:: 1 - \frac{x_1 \cdot x_2}{\|x_1\|\, \|x_2\|}
 
     From 0 (same direction) to 2 (opposite), as in Optax's `cosine_distance` and, less one, as `cosine_similarity` of PyTorch,
-    whose ε this is: a row of zeros has distance 1 from all others and a gradient of the size 1/ε. Keras's `CosineSimilarity`
-    is the negative cosine. The value's error is of the size of one rounding of 1, also where the distance is tiny.
+    which both divide by at least ε = 1e-8 for each length. Here rows of any size have a direction but a row of zeros: its length
+    counts as ε, so that it has distance 1 from all others and a gradient of the size 1/ε. Keras's `CosineSimilarity` is the
+    negative cosine. The value's error is of the size of one rounding of 1, also where the distance is tiny.
     """
-    return 1 - dot(x1, x2) / (maximum(norm2(x1), 1e-8) * maximum(norm2(x2), 1e-8))
+    first, second, product = scaled_squares(x1, x2, product=True)
+    lengths = [
+        with_derivative(
+            where(each.square == 0, 1e-8 * each.scale, each.root),
+            each.half_scaled,
+            where(each.square == 0, 0, 0.5 * each.scale / each.root),
+        )
+        for each in (first, second)
+    ]
+    return 1 - product / (lengths[0] * lengths[1])
 
 
 @row_loss(
@@ -43,7 +66,15 @@ def cosine_embedding(x1, x2, target, margin):
     As in PyTorch, with its ε = 1e-12, which differs from that of `cosine_distance`; PyTorch's labels are 1 and -1, here 0 also
     means apart. `margin` m is a cosine.
     """
-    cosine = dot(x1, x2) / (sqrt(total(x1 * x1) + 1e-12) * sqrt(total(x2 * x2) + 1e-12))
+    first, second, product = scaled_squares(x1, x2, product=True)
+    lengths, half = [], 1
+    for each in (first, second):
+        # Beside ε the square of what had to be scaled up does not count; half of the scale is taken off then.
+        is_up, root = each.scale > 1, sqrt(each.scale)
+        length = where(is_up, 1e-6 * root, sqrt(each.square + 1e-12 * (each.scale * each.scale)))
+        lengths.append(with_derivative(length, each.half_scaled, where(is_up, 0, 0.5 * each.scale / length)))
+        half = half * where(is_up, 1 / root, 1)
+    cosine = half * product / (lengths[0] * lengths[1])
     return where(target > 0, 1 - cosine, maximum(cosine - margin, 0))
 
 
@@ -66,9 +97,10 @@ def contrastive(x1, x2, same, margin):
     TensorFlow Addons leaves the factors out. `margin` has the unit of the embeddings. Pairs that
     coincide have gradient 0, whatever their label.
     """
-    d = norm2(x1 - x2)
-    short = maximum(margin - d, 0)
-    return 0.5 * same * total((x1 - x2) * (x1 - x2)) + 0.5 * (1 - same) * (short * short)
+    (gap,) = scaled_squares(x1 - x2)
+    short = maximum(margin - gap.length, 0)
+    near = where(same == 0, 0, 0.5 * same * (gap.square / gap.scale / gap.scale))  # the square may be infinite
+    return with_derivative(near, gap.half_scaled, 0.5 * same / gap.scale) + 0.5 * (1 - same) * (short * short)
 
 
 @row_loss(
@@ -91,7 +123,8 @@ def triplet_margin(anchor, positive, negative, margin, p, swap, eps):
     swap of the reference. FaceNet's loss squares the distances.
     `margin` m and `eps` have the unit of the embeddings. A distance of 0 has gradient 0, and so have coordinates that agree.
     """
-    far = norm(anchor - negative + eps, p)
-    if swap:
-        far = minimum(far, norm(positive - negative + eps, p))
-    return maximum(norm(anchor - positive + eps, p) - far + margin, 0)
+    gaps = [anchor - negative + eps, anchor - positive + eps, *([positive - negative + eps] if swap else [])]
+    far, near, *others = norms(gaps, p)
+    for other in others:
+        far = minimum(far, other)
+    return maximum(near - far + margin, 0)

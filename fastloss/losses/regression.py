@@ -438,12 +438,13 @@ def barron(pred, target, alpha, c):
     a = absolute(x)
     near = a < _HUGE
     base = 1 + x * x
-    f = power(where(near, base, a), 0.5 * alpha - 1)
-    f = f * where(near, 1, f)
+    root = power(where(near, base, a), 0.5 * alpha - 1)
+    again = where(near, 1, root)
+    f = root * again
     inverse = 1 / base
     curvature = f * (inverse + (alpha - 1) * where(near, x * x * inverse, 1))
     limit = where(alpha < 1, 0, math.inf) * sign(x)
-    slope = with_derivative(where(a < math.inf, f * x, limit), x, curvature)
+    slope = with_derivative(where(a < math.inf, root * x * again, limit), x, curvature)
     # expm1 near the target, the power where expm1 would magnify the logarithm's rounding.
     exponent = 0.5 * alpha * where(near, 1, 2) * log1p(where(near, x * x, a))
     rise = where((absolute(exponent) < 1) | (a >= _HUGE), expm1(exponent), f * base - 1)
@@ -473,4 +474,7 @@ def gaussian_nll(pred, target, var, full, eps):
     """
     r = pred - target
     v = with_derivative(maximum(var, eps), var, 1)
-    return 0.5 * (log(v) + r * r / v) + (0.5 * math.log(2 * math.pi) if full else 0)
+    far = absolute(r) > _HUGE  # the square may overflow: divide first
+    ratio = where(far, r, r * r) / v * where(far, r, 1)
+    ratio = with_derivative(ratio, r, 2 * r / v, v, -(ratio / v))
+    return 0.5 * (log(v) + ratio) + (0.5 * math.log(2 * math.pi) if full else 0)

@@ -23,6 +23,23 @@ def minimum(a, b, real):
 
 
 @vector_function
+def out_of_range(square, real):
+    """Whether a sum of squares was computed without what overflow or underflow takes: 0; 1 if too large, 2 if too small."""
+    least, most = (2.0**-90, 2.0**120) if real.f32 else (2.0**-900, 2.0**1000)
+    return where(square > most, 1.0, where(square < least, 2.0, 0.0))
+
+
+@vector_function
+def range_scale(code, real):
+    """What numbers are to be scaled by before they are squared, for what `out_of_range` says: even powers of two.
+
+    So that the cube of the sum's root is in range too, if it is not among the largest.
+    """
+    down, up = (2.0**-70, 2.0**86) if real.f32 else (2.0**-600, 2.0**700)
+    return where(code == 1.0, down, where(code == 2.0, up, 1.0))
+
+
+@vector_function
 def sqrt1pm1(x, real):
     """sqrt(1 + x) - 1, without the cancellation at small x; within 2.3 ulp."""
     root = sqrt(1 + x)

@@ -97,6 +97,21 @@ def exp(x, real):
 
 
 @vector_function
+def scaled_exp(scale, x, real):
+    """scale e^x, as exp: only the product need be in range; within 1.5 ulp.
+
+    2^n is multiplied in two halves, the first before anything else: what then overflows has overflown. For n within twice the
+    exponents of the type.
+    """
+    i, n, high, low = _reduce(x, 2 * real.bias, real, largest=2 * real.bias)
+    half = bits(fma(n, 0.5, magic(real) + real.bias))
+    r = high - low
+    fraction = 1.0 + (high + fma(r * r, _curvature(r, real), -low))
+    value = scale * _power_of_2(half, real) * fraction * _power_of_2(i - half, real)
+    return where((scale == 0.0) | (x < (-174.0 if real.f32 else -1416.0)), 0.0, value)
+
+
+@vector_function
 def exp_nonpositive(x, real):
     """e^x for x <= 0, as exp but cheaper; within 1.3 ulp.
 
