@@ -30,7 +30,7 @@ class Objective:
     def __init__(self, loss, X, y, sample_weight, divisor, outputs, fit_intercept, penalties, parameters):
         self._loss, self._X, self._y, self._sample_weight = loss, X, y, sample_weight
         self._outputs, self._penalties = outputs, penalties
-        self._settings = parameters | {"reduction": "mean", "normalizer": divisor, "check": _moves_out(loss)}
+        self._settings = parameters | {"reduction": "mean", "normalizer": divisor, "check": _moves_out(loss, parameters)}
         self._shape = (outputs, X.shape[1]) if outputs else (X.shape[1],)
         self._coefficients = max(outputs, 1) * X.shape[1]
         self.size = self._coefficients + (max(outputs, 1) if fit_intercept else 0)
@@ -342,6 +342,7 @@ def _classes(who, y):
     return int(y.max()) + 1
 
 
-def _moves_out(loss):
+def _moves_out(loss, parameters):
     """Whether a prediction may leave the loss's domain."""
-    return next(iter(loss.formula.input_domains.values())).is_checked
+    values = {name: domain.default for name, domain in loss.formula.parameters.items()} | parameters
+    return next(iter(loss.formula.domains_given(values).values())).is_checked
