@@ -136,6 +136,10 @@ class Scaled:
         """
         return total(with_derivative(self.scaled * self.x, self.x, 2 * self.scaled))
 
+    def toward(self, other):
+        """The sum of the products of x and the other's scaled elements, as far as x is concerned: to declare derivatives by."""
+        return total(with_derivative(self.x * other.scaled, self.x, other.scaled))
+
     @property
     def length(self):
         """The Euclidean length of x; its derivative at 0 is 0."""

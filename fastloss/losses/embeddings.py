@@ -37,15 +37,21 @@ def cosine_distance(x1, x2):
     negative cosine. The value's error is of the size of one rounding of 1, also where the distance is tiny.
     """
     first, second, product = scaled_squares(x1, x2, product=True)
-    lengths = [
-        with_derivative(
-            where(each.square == 0, 1e-8 * each.scale, each.root),
-            each.half_scaled,
-            where(each.square == 0, 0, 0.5 * each.scale / each.root),
-        )
-        for each in (first, second)
-    ]
-    return 1 - product / (lengths[0] * lengths[1])
+    lengths = [where(each.square == 0, 1e-8 * each.scale, each.root) for each in (first, second)]
+    slopes = [where(each.square == 0, 0, 0.5 * each.scale / each.root) for each in (first, second)]
+    return 1 - _cosine(first, second, product, lengths, slopes)
+
+
+def _cosine(first, second, product, lengths, slopes, taken=1):
+    """The product, times `taken`, over the lengths, whose slopes are those in `half_scaled`; derived by way of sums in range."""
+    for each, length, slope in zip((first, second), lengths, slopes, strict=True):
+        with_derivative(length, each.half_scaled, slope)
+    (l1, l2), (d1, d2) = lengths, slopes
+    both = l1 * l2
+    cosine = taken * product / both
+    by_products = (first.toward(second), taken * first.scale / both, second.toward(first), taken * second.scale / both)
+    by_lengths = (first.half_scaled, -(cosine * (d1 * l2)) / both, second.half_scaled, -(cosine * (l1 * d2)) / both)
+    return with_derivative(cosine, *by_products, *by_lengths)
 
 
 @row_loss(
@@ -67,14 +73,15 @@ def cosine_embedding(x1, x2, target, margin):
     means apart. `margin` m is a cosine.
     """
     first, second, product = scaled_squares(x1, x2, product=True)
-    lengths, half = [], 1
+    lengths, slopes, taken = [], [], 1
     for each in (first, second):
-        # Beside ε the square of what had to be scaled up does not count; half of the scale is taken off then.
+        # Beside ε the square of what had to be scaled up does not count; then half of the scale is taken off.
         is_up, root = each.scale > 1, sqrt(each.scale)
         length = where(is_up, 1e-6 * root, sqrt(each.square + 1e-12 * (each.scale * each.scale)))
-        lengths.append(with_derivative(length, each.half_scaled, where(is_up, 0, 0.5 * each.scale / length)))
-        half = half * where(is_up, 1 / root, 1)
-    cosine = half * product / (lengths[0] * lengths[1])
+        lengths.append(length)
+        slopes.append(where(is_up, 0, 0.5 * each.scale / length))
+        taken = taken * where(is_up, 1 / root, 1)
+    cosine = _cosine(first, second, product, lengths, slopes, taken)
     return where(target > 0, 1 - cosine, maximum(cosine - margin, 0))
 
 
