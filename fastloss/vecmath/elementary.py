@@ -35,7 +35,7 @@ def range_scale(code, real):
 
     So that the cube of the sum's root is in range too, if it is not among the largest.
     """
-    down, up = (2.0**-100, 2.0**86) if real.f32 else (2.0**-800, 2.0**780)
+    down, up = (2.0**-100, 2.0**84) if real.f32 else (2.0**-800, 2.0**730)
     return where(code == 1.0, down, where(code == 2.0, up, 1.0))
 
 
