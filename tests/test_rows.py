@@ -698,12 +698,8 @@ def test_iterate_ends_where_its_number_no_longer_rises():
     assert in_doubles(lambda x: iterate(x, 5, count_up), [2.0]) == [2.0]  # the last step is taken, also if it falls
     assert np.isnan(in_doubles(lambda x: iterate(x, 0, count_up), [np.nan])[0])
     # What is made of the loop's number, and of numbers that stay, is computed in the pass.
-    assert (
-        in_doubles(
-            lambda x: iterate(x, -2, lambda x, t: count_up(x, t) + 0.0 * t * total(maximum(x - exp(t), 0))), [2.0, 1.25]
-        )[0]
-        == 3.25
-    )
+    inside = lambda x, t: count_up(x, t) + 0.0 * t * total(maximum(x - exp(t), 0))  # noqa: E731
+    assert in_doubles(lambda x: iterate(x, -2, inside), [2.0, 1.25])[0] == 3.25
 
 
 def test_the_derivative_of_iterate_is_that_of_its_last_step():

@@ -37,7 +37,7 @@ class Graph:
         self.members = None  # the elements that a row's list of labels names
         self.needs = []  # conditions on a row without which its value is NaN
         self.left_out = None  # the condition under which a row's results are 0, whatever its elements are
-        self.slopes = {}  # what `with_derivative` declares: id(node) -> (x, slope)
+        self.slopes = {}  # what `with_derivative` declares: id(node) -> pairs of x and slope
         self.loops = {}  # what follows an `iterate` node's number: id(node) -> its step
         self.reassociate = reassociate
         self.fold_level = fold_level
