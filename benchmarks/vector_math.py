@@ -26,8 +26,8 @@ import numpy as np
 import fastloss.vecmath  # noqa: F401  (enters its functions)
 from fastloss._kernels.cpu import engine, levels
 from fastloss.formula import TABLE
-from fastloss.formula.definition import F32, F64, VECTOR_FUNCTIONS
 from fastloss.formula.c import function_text
+from fastloss.formula.definition import F32, F64, VECTOR_FUNCTIONS
 
 HERE = Path(__file__).parent
 BLOCK = 1 << 16

@@ -95,6 +95,7 @@ class State:
         return self.count
 
 
+@pytest.mark.fault(54)
 @pytest.mark.parametrize("name", CALLS)
 def test_an_allocation_that_fails_changes_nothing(name):
     call = CALLS[name]
@@ -159,6 +160,7 @@ def _every_call():
     yield lambda: optimizer.step(np.ones(3000), max_norm=1.0)
 
 
+@pytest.mark.fault(53)
 def test_calls_in_a_thread_of_64_kib():
     calls, errors = list(_every_call()), []
     for call in calls:
@@ -203,6 +205,7 @@ class _StackGauge:
         return self.REACH + len(painted.lstrip(bytes([self.PAINT])))
 
 
+@pytest.mark.fault(53)
 @pytest.mark.skipif(
     not sys.platform.startswith("linux") or "x86_64" not in __import__("platform").machine(), reason="reads registers"
 )
@@ -276,6 +279,7 @@ def _python(code):
     return run.stdout.strip()
 
 
+@pytest.mark.fault(52)
 def test_labels_and_weights_that_another_thread_rewrites():
     assert _python(REWRITTEN) == "whole"
 
@@ -283,6 +287,7 @@ def test_labels_and_weights_that_another_thread_rewrites():
 # --- strict modes --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(48)
 @pytest.mark.parametrize("weights", [[1e-40, 1], np.array([1e-40, 1]), [1e-320, 1.0]], ids=str)
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 @pytest.mark.parametrize("name", ["cross_entropy", "nll", "focal_cross_entropy", "multi_margin"])
@@ -344,6 +349,7 @@ def test_an_empty_mean_that_is_an_error_writes_nothing():
 WITH_LABELS = [name for name in fl.losses.ROWS if getattr(fl, name).formula.label]
 
 
+@pytest.mark.fault(14)
 @pytest.mark.parametrize("name", WITH_LABELS)
 @pytest.mark.parametrize("beyond", [2**64 - 100, 2**63, 2**64 - 1])
 def test_unsigned_labels_beyond_int64(name, beyond, to):
@@ -356,6 +362,7 @@ def test_unsigned_labels_beyond_int64(name, beyond, to):
             loss.value_and_grad(to(x), to(layout), **({} if is_list else {"ignore_index": -100}))
 
 
+@pytest.mark.fault(1)
 @pytest.mark.parametrize("name", WITH_LABELS)
 def test_labels_are_not_repeated(name, to):
     loss = getattr(fl, name)
@@ -368,6 +375,7 @@ def test_labels_are_not_repeated(name, to):
         loss(to(np.full((4, 3, 2), -1.0)), to(np.zeros((4, 1), int)))
 
 
+@pytest.mark.fault(17)
 def test_lists_of_masked_arrays(to):
     masked = np.ma.masked_array([1.0, 2.0], mask=[0, 1])
     out = np.full((2, 2), SENTINEL)

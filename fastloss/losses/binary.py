@@ -109,7 +109,7 @@ def _focused(entropy, slope, u, du, gamma, x):
     peers={"torch": "focal_torchvision(pred, target, alpha, gamma)"},
 )
 def focal(pred, target, alpha, gamma):
-    r"""Logistic loss with less weight on what is already well predicted.
+    r"""Logistic loss with less weight on well-predicted elements.
 
     .. math:: -\alpha_t\, (1 - p_t)^\gamma \log p_t \qquad p_t = \begin{cases} \sigma(p) & t = 1 \\
         1 - \sigma(p) & t = 0 \end{cases}
@@ -134,7 +134,7 @@ def focal(pred, target, alpha, gamma):
     peers={"torch": "asymmetric_ridnik(pred, target, gamma_neg, gamma_pos, clip)"},
 )
 def asymmetric(pred, target, gamma_neg, gamma_pos, clip):
-    r"""Focal loss with its own focus for each class, and negatives below a probability ignored.
+    r"""Focal loss with a separate focus for each class; easy negatives below a probability are ignored.
 
     .. math:: -(1 - q)^{\gamma_+} \log q \ \text{ where } t = 1, \qquad -q_m^{\gamma_-} \log(1 - q_m) \ \text{ where } t = 0,
         \qquad q = \sigma(p),\ q_m = \max(q - \text{clip}, 0)
@@ -236,7 +236,7 @@ def perceptron(pred, target):
     },
 )
 def modified_huber(pred, target):
-    r"""Squared hinge loss that goes on as a straight line beyond a margin of -1.
+    r"""Squared hinge loss, linear for margins below -1.
 
     .. math:: \begin{cases} \max(0, 1 - y p)^2 & y p \ge -1 \\ -4 y p & \text{else} \end{cases} \qquad y = \pm 1
 
@@ -295,7 +295,7 @@ def soft_margin(pred, target):
     },
 )
 def hinge_embedding(pred, target, margin):
-    r"""A distance for similar pairs, what it lacks to `margin` for dissimilar ones.
+    r"""Distance of similar pairs; for dissimilar ones, by how much it is below `margin`.
 
     .. math:: \begin{cases} p & t > 0 \\ \max(0, \text{margin} - p) & \text{else} \end{cases}
 

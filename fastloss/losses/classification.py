@@ -1,4 +1,4 @@
-"""Losses of a row of logits and the class that it should name."""
+"""Losses of a row of logits and its class."""
 
 from math import inf
 
@@ -112,7 +112,7 @@ def _entropy(logits, target):
     },
 )
 def focal_cross_entropy(logits, target, class_weight, gamma):
-    r"""Cross-entropy with less weight on the rows that are already well predicted.
+    r"""Cross-entropy with less weight on well-predicted rows.
 
     .. math:: -w_t\, (1 - p_t)^\gamma \log p_t \qquad p = \mathrm{softmax}(x)
 
@@ -165,7 +165,7 @@ def poly_cross_entropy(logits, target, epsilon):
     },
 )
 def generalized_cross_entropy(logits, target, q):
-    r"""Box-Cox transform of the class's probability, which bounds what a wrong label can cost.
+    r"""Box-Cox transform of the class's probability, which bounds the loss of a wrong label.
 
     .. math:: \frac{1 - p_t^q}{q} \qquad p = \mathrm{softmax}(x)
 
@@ -188,7 +188,7 @@ def generalized_cross_entropy(logits, target, q):
     },
 )
 def multi_margin(logits, target, class_weight, margin, p):
-    r"""Hinge loss of every other class's logit against that of the row's class.
+    r"""Hinge loss of each other class's logit against that of the true class.
 
     .. math:: \frac{w_t}{C} \sum_{c \ne t} \max(0, m - x_t + x_c)^p
 

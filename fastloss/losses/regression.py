@@ -90,7 +90,7 @@ def huber(pred, target, delta):
     },
 )
 def smooth_l1(pred, target, beta):
-    r"""Absolute error, made smooth within `beta` of the target.
+    r"""Absolute error, smoothed within `beta` of the target.
 
     .. math:: \begin{cases} \tfrac12 r^2 / \beta & |r| < \beta \\ |r| - \tfrac12 \beta & \text{else} \end{cases}
         \qquad r = p - t

@@ -1,4 +1,4 @@
-"""Adam and its kin: a mean of the gradients over a mean of their squares, or over what takes the squares' place."""
+"""Adam and its variants: a mean of the gradients, scaled by a second moment or a substitute for it."""
 
 from ..formula import Decay, Each, Flag, Fraction, NonNegative, absolute, exp, log, maximum, minimum, sign, sqrt, where
 from ..formula.registry import update_rule
@@ -51,7 +51,7 @@ def Adam(param, grad, exp_avg, exp_avg_sq, max_exp_avg_sq, step, lr, betas, eps,
 def AdamW(param, grad, exp_avg, exp_avg_sq, max_exp_avg_sq, step, lr, betas, eps, amsgrad, cautious):
     """Adam with decoupled weight decay: the parameter shrinks by `lr * weight_decay` before the step.
 
-    If `cautious`, an element whose move would go against its present gradient, or whose gradient is 0, does not move; the moves
+    If `cautious`, an element whose update would go against its current gradient, or whose gradient is 0, is not updated; the updates
     of the n others, in a tensor of d elements, are `d / (n + 1)` times as long.
     """
     return _adam(param, grad, exp_avg, exp_avg_sq, max_exp_avg_sq, step, lr, betas, eps, amsgrad, cautious)
@@ -94,7 +94,7 @@ def NAdam(param, grad, exp_avg, exp_avg_sq, step, lr, betas, eps, momentum_decay
     reference="Liu, Jiang, He, Chen, Liu, Gao & Han (2020), On the Variance of the Adaptive Learning Rate and Beyond, ICLR",
 )
 def RAdam(param, grad, exp_avg, exp_avg_sq, step, lr, betas, eps):
-    """Rectified Adam: gradients are scaled once enough of them were seen for their variance to be known, before that not at all."""
+    """Rectified Adam: gradients are scaled only once enough of them have been seen to estimate their variance."""
     beta1, beta2 = betas
     exp_avg = average(exp_avg, grad, beta1)
     exp_avg_sq = average(exp_avg_sq, grad * grad, beta2)
@@ -117,7 +117,7 @@ def RAdam(param, grad, exp_avg, exp_avg_sq, step, lr, betas, eps):
     reference="Kingma & Ba (2015), Adam: A Method for Stochastic Optimization, ICLR, section 7.1",
 )
 def Adamax(param, grad, exp_avg, exp_inf, step, lr, betas, eps):
-    """Adam with the largest of the gradients, fading, in the place of their mean square."""
+    """Adam with an exponentially weighted maximum of the gradients instead of their mean square."""
     beta1, beta2 = betas
     exp_avg = average(exp_avg, grad, beta1)
     exp_inf = maximum(beta2 * exp_inf, absolute(grad) + eps)
@@ -132,9 +132,9 @@ def Adamax(param, grad, exp_avg, exp_inf, step, lr, betas, eps):
     reference="Zhuang, Tang, Ding, Tatikonda, Dvornek, Papademetris & Duncan (2020), AdaBelief Optimizer, NeurIPS",
 )
 def AdaBelief(param, grad, exp_avg, exp_avg_var, step, lr, betas, eps):
-    """Adam whose steps are long where the gradients are as their mean had foretold: squares of the difference count.
+    """Adam that takes larger steps where gradients agree with their mean: it scales by the squared deviation from it.
 
-    `eps` is added to the variance at every step, and to its root besides.
+    `eps` is added to the variance at every step, and also to its square root.
     """
     beta1, beta2 = betas
     exp_avg = average(exp_avg, grad, beta1)
@@ -153,7 +153,7 @@ def AdaBelief(param, grad, exp_avg, exp_avg_var, step, lr, betas, eps):
     reference="Zaheer, Reddi, Sachan, Kale & Kumar (2018), Adaptive Methods for Nonconvex Optimization, NeurIPS",
 )
 def Yogi(param, grad, exp_avg, exp_avg_sq, step, lr, betas, eps, initial_accumulator_value):
-    """Adam whose second moment moves by a share of the squared gradient, not of its distance from it: it falls slowly.
+    """Adam whose second moment changes in proportion to the squared gradient alone, so that it decreases slowly.
 
     Both moments are corrected for their start as Adam's are.
     """
@@ -204,7 +204,7 @@ def Adan(param, grad, exp_avg, exp_avg_diff, exp_avg_sq, previous_grad, step, lr
     reference="Pagliardini, Ablin & Grangier (2025), The AdEMAMix Optimizer: Better, Faster, Older, ICLR",
 )
 def AdEMAMix(param, grad, exp_avg_fast, exp_avg_slow, exp_avg_sq, step, lr, betas, alpha, beta3_warmup, alpha_warmup, eps):
-    """Adam with two means of the gradients, a short one and, `alpha` times, one that goes far back.
+    """Adam with two means of the gradients: a short one, and a long one with the weight `alpha`.
 
     Over the first `alpha_warmup` steps `alpha` grows from 0, over the first `beta3_warmup` the long mean's half-life grows from
     that of the short one.
@@ -230,9 +230,9 @@ def AdEMAMix(param, grad, exp_avg_fast, exp_avg_slow, exp_avg_sq, step, lr, beta
     reference="Taniguchi et al. (2024), ADOPT: Modified Adam Can Converge with Any β2 with the Optimal Rate, NeurIPS",
 )
 def ADOPT(param, grad, exp_avg, exp_avg_sq, step, lr, betas, eps, clip_exponent):
-    """Adam that scales each gradient by the second moment of those before it, and only then takes their mean.
+    """Adam that scales each gradient by the second moment of the previous ones before it takes their mean.
 
-    Scaled gradients beyond `(step - 1) ** clip_exponent` are cut. The first step only sets the second moment.
+    Scaled gradients are clipped at `(step - 1) ** clip_exponent`. The first step only sets the second moment.
     """
     beta1, beta2 = betas
     limit = where(step == 1, 0, (step - 1) ** clip_exponent)

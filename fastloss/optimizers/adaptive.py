@@ -1,4 +1,4 @@
-"""A step length for each element: from the squares of its gradients, or from whether they keep their sign."""
+"""Adaptive per-parameter learning rates: from the squares of the gradients, or from whether their sign changes."""
 
 from ..formula import (
     Decay,
@@ -28,7 +28,7 @@ from ._parts import average, ratio
     reference="Tieleman & Hinton (2012), Lecture 6.5, COURSERA; centered: Graves (2013), arXiv:1308.0850",
 )
 def RMSprop(param, grad, square_avg, grad_avg, momentum_buffer, step, lr, alpha, eps, momentum, centered):
-    """Gradients over the root of their mean square or, if `centered`, of their variance."""
+    """Gradients divided by the root of their mean square or, if `centered`, of their variance."""
     square_avg = average(square_avg, grad * grad, alpha)
     second = square_avg
     if centered:
@@ -51,7 +51,7 @@ def RMSprop(param, grad, square_avg, grad_avg, momentum_buffer, step, lr, alpha,
     reference="Duchi, Hazan & Singer (2011), Adaptive Subgradient Methods, JMLR 12, 2121",
 )
 def Adagrad(param, grad, sum, step, lr, lr_decay, initial_accumulator_value, eps):
-    """Gradients over the root of the sum of all their squares."""
+    """Gradients divided by the root of the sum of all their squares."""
     sum = sum + where(step == 1, initial_accumulator_value, 0) + grad * grad
     return param - lr / (1 + (step - 1) * lr_decay) * ratio(grad, sqrt(sum) + eps), sum
 

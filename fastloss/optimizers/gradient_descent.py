@@ -1,4 +1,4 @@
-"""Gradient descent: the move is along the gradient, or along a sum of those so far."""
+"""Gradient descent: updates along the gradient, or along a weighted sum of the gradients so far."""
 
 from ..formula import Decay, Flag, NonNegative, Real, maximum, where
 from ..formula.registry import update_rule
@@ -43,7 +43,7 @@ def SGD(param, grad, momentum_buffer, step, lr, momentum, dampening, nesterov):
 def ASGD(param, grad, ax, step, lr, lambd, alpha, t0):
     """Averaged stochastic gradient descent: the state `ax` is the parameters' mean over the steps after `t0`.
 
-    `lambd` shrinks the parameters and, to the power `alpha`, sets how fast the steps become smaller.
+    `lambd` shrinks the parameters and, to the power `alpha`, sets how fast the steps decrease.
     """
     eta = lr / (1 + lambd * lr * (step - 1)) ** alpha
     param = param - (eta * lambd) * param - eta * grad

@@ -1,4 +1,4 @@
-"""Rules whose steps are as long as the tensor is large."""
+"""Layer-wise adaptive rules: steps in proportion to the norm of the tensor."""
 
 from ..formula import Each, Fraction, NonNegative, sqrt, where
 from ..formula.registry import update_rule
@@ -16,7 +16,7 @@ from ._parts import average, ratio
 def LAMB(param, grad, exp_avg, exp_avg_sq, step, lr, betas, eps, weight_decay):
     """Adam for large batches: each tensor moves by `lr` times its own norm.
 
-    Weight decay is part of the move. A tensor of zeros moves as far as Adam says.
+    Weight decay is part of the move. A tensor of zeros moves as far as with Adam.
     """
     beta1, beta2 = betas
     exp_avg = average(exp_avg, grad, beta1)
