@@ -35,6 +35,7 @@ def arrays_of(dtype="float32"):
 # --- memory ---------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(54)
 def test_a_state_that_finds_no_memory_leaves_the_kernels_of_the_states_there_are(monkeypatch):
     w, grad = np.ones(100), np.full(100, 0.5)
     optimizer, plain = fl.Adam(w), fl.Adam(v := np.ones(100))
@@ -63,6 +64,7 @@ STEPS = {
 }
 
 
+@pytest.mark.fault(54)
 @pytest.mark.parametrize("what", STEPS)
 def test_each_allocation_of_a_step_may_fail(what):
     arrays = arrays_of()
@@ -84,6 +86,7 @@ def test_each_allocation_of_a_step_may_fail(what):
     assert failed > 30
 
 
+@pytest.mark.fault(54)
 @pytest.mark.parametrize("what", ["construction", "loading"])
 def test_each_array_of_construction_and_loading_may_fail(what, monkeypatch):
     arrays = arrays_of()
@@ -116,6 +119,7 @@ def in_process(text, timeout=60):
     return done.stdout.strip()
 
 
+@pytest.mark.fault(55)
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 @pytest.mark.parametrize("which", ["this", "its own"])
 def test_a_child_that_is_forked_while_another_thread_steps(which):
@@ -146,6 +150,7 @@ def test_a_child_that_is_forked_while_another_thread_steps(which):
     """)
 
 
+@pytest.mark.fault(55)
 def test_a_signal_handler_that_steps_what_it_interrupts():
     """It gets an error, if the step that it interrupts has not begun to write or has ended it works; it never waits for itself."""
     out = in_process("""
@@ -185,6 +190,7 @@ def test_a_schedule_that_steps_its_own_optimizer():
     assert (w == 0.5).all()
 
 
+@pytest.mark.fault(41)
 @pytest.mark.parametrize("what", ["step", "ascend", "swap", "update", "lookahead"])
 def test_ctrl_c_leaves_a_step_whole_or_out(what):
     in_process(
@@ -247,6 +253,7 @@ def test_ctrl_c_leaves_a_step_whole_or_out(what):
     )
 
 
+@pytest.mark.fault(52)
 def test_rows_that_another_thread_rewrites_are_those_that_were_checked():
     in_process("""
         w = np.zeros((64, 8), np.float32)
@@ -369,6 +376,7 @@ def rmsprop(lr):
     return optimizer
 
 
+@pytest.mark.fault(48)
 @pytest.mark.parametrize("mode", ["seterr", "warnings"])
 @pytest.mark.parametrize("what", CALLS)
 def test_calls_do_not_depend_on_the_callers_floating_point_errors(what, mode):
@@ -384,6 +392,7 @@ def test_calls_do_not_depend_on_the_callers_floating_point_errors(what, mode):
 # --- structures -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(58)
 def test_gradients_are_matched_by_the_names_at_construction():
     params = {"a": np.zeros(2), "b": np.zeros(2)}
     optimizer = fl.SGD(params, lr=1.0)
@@ -398,6 +407,7 @@ def test_gradients_are_matched_by_the_names_at_construction():
     assert x == -1 and y == -2
 
 
+@pytest.mark.fault(58)
 def test_states_are_matched_by_name_too():
     params = {"a": np.zeros(1), "b": np.zeros(1)}
     optimizer = fl.Adam(params)
@@ -488,6 +498,7 @@ def test_arrays_that_interleave_are_parameters_if_they_share_no_element():
 # --- factors beyond a dtype's range ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(56)
 @pytest.mark.parametrize(("dtype", "size"), [(np.float32, 2e38), (np.float64, 1e308), (np.float16, 6e4)])
 def test_a_norm_is_clipped_however_large_it_is(dtype, size):
     w = np.zeros(4, dtype)
@@ -513,6 +524,7 @@ def test_clipping_in_the_ways_of_the_training_utilities():
         np.testing.assert_allclose(grad, [[0.5 * 2**-0.5, 0.5 * 2**-0.5], [0.5, 0.5]], rtol=1e-6)
 
 
+@pytest.mark.fault(56)
 def test_unscaling_and_clipping_together():
     w = np.zeros(3, np.float32)
     scaler = fl.LossScaler(2.0**120)
@@ -553,6 +565,7 @@ def test_the_neighbour_does_not_depend_on_the_gradients_scale(size, adaptive):
     assert (found[0] != [3.0, 4.0]).any()
 
 
+@pytest.mark.fault(57)
 @pytest.mark.parametrize(("size", "dtype"), [(1e30, "f4"), (1e-30, "f4"), (1e150, "f8"), (1e-150, "f8")])
 def test_layerwise_norms_beyond_the_range_of_squares(size, dtype):
     w = np.full(4, size, dtype)
@@ -573,6 +586,7 @@ OVERFLOWS = {
 }
 
 
+@pytest.mark.fault(32)
 @pytest.mark.parametrize("what", OVERFLOWS)
 @pytest.mark.parametrize("place", [0, 299, 70_000])
 def test_a_state_that_overflows_is_told_of_and_can_be_skipped(what, place):
