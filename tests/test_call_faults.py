@@ -548,7 +548,7 @@ def test_reductions_of_other_types(kind, wrong, to):
     message = r"(huber|cross_entropy): reduction must be 'mean', 'sum' or 'none', got "
     with pytest.raises(ValueError, match=message):
         RUN[kind](to, reduction=wrong)
-    with pytest.raises(ValueError, match=r"huber: reduction must be 'mean' or 'sum', got "):
+    with pytest.raises(ValueError, match=r"huber: reduction must be 'mean' or 'sum' along a line, got "):
         fl.line_search(fl.huber, [1.0], [0.0], direction=[1.0], reduction=wrong)
 
 

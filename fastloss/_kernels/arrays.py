@@ -193,17 +193,6 @@ def check_divisor(who, divisor, normalizer, first):
         raise divisor_error(who, divisor, normalizer, first)
 
 
-def divisor(who, reduction, normalizer, count, weight_sum):
-    """What a sum over `count` elements is divided by; `weight_sum` is None without weights."""
-    if reduction != "mean":
-        if normalizer is not None:
-            raise ValueError(f"{who}: normalizer goes with reduction='mean', got reduction={reduction!r}")
-        return 1.0
-    if normalizer is None:
-        return count if weight_sum is None else weight_sum
-    return count if isinstance(normalizer, str) and normalizer == "samples" else check_normalizer(who, normalizer)
-
-
 def as_shape(who, name, array, first_name, shape):
     """The array, broadcast to that shape."""
     try:

@@ -10,11 +10,11 @@ from . import arrays
 REDUCTIONS = ("mean", "sum", "none")
 
 
-def check_reduction(who, reduction, normalizer=None, known=REDUCTIONS):
+def check_reduction(who, reduction, normalizer=None, known=REDUCTIONS, where=""):
     """The reduction as a plain string, if there is one of that name and it goes with the normalizer."""
     if not isinstance(reduction, str) or reduction not in known:
         names = ", ".join(map(repr, known[:-1])) + f" or {known[-1]!r}"
-        raise ValueError(f"{who}: reduction must be {names}, got {reduction!r}")
+        raise ValueError(f"{who}: reduction must be {names}{where}, got {reduction!r}")
     if normalizer is not None and reduction != "mean":
         raise ValueError(f"{who}: normalizer goes with reduction='mean', got reduction={reduction!r}")
     return str(reduction)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from .. import interop, losses
-from .._kernels import arrays
+from .._kernels import arrays, request
 from .._kernels.cpu import engine
 from ..api import Loss, RowLoss, bound
 from ..formula import NonNegative, Positive
@@ -213,8 +213,7 @@ def as_scipy(
         raise TypeError(f"{who}: loss must be a loss with one gradient, got {loss!r}")
     if isinstance(loss, RowLoss) and (loss.formula.label is None or loss.formula.has_lists):
         raise TypeError(f"{who}: loss must be of single elements, or of rows and a label each, got {loss!r}")
-    if reduction not in ("mean", "sum"):
-        raise ValueError(f"{who}: reduction must be 'mean' or 'sum', got {reduction!r}")
+    request.check_reduction(who, reduction, known=("mean", "sum"))
     wrong = [name for name in parameters if name not in loss.formula.parameters]
     if wrong:
         raise TypeError(f"{who}: hyperparameters must be among {', '.join(loss.formula.parameters)}, got {wrong[0]!r}")

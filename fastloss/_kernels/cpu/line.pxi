@@ -65,7 +65,7 @@ cdef void line_chunk(void* context, Py_ssize_t chunk, char* scratch) noexcept no
 def along(Plan plan, tuple inputs, direction, double step, sample_weight, reduction, normalizer, bint check):
     """(value, slope, curvature) of the reduced loss at `inputs[0] + step * direction`."""
     cdef Request request
-    requests.check_reduction(plan.who, reduction, normalizer, ("mean", "sum"))
+    requests.check_reduction(plan.who, reduction, normalizer, ("mean", "sum"), " along a line")
     begin_request(&request, plan.who, VALUE, reduction, normalizer, check)
     try:
         return evaluate_along(plan, &request, inputs, direction, step, sample_weight, normalizer)

@@ -140,24 +140,24 @@ cdef tuple lay_out_results(Plan plan, Request* r, Job* job, object value_out, ob
     """Where the kernel's outputs go; returns what the caller gets."""
     cdef int k, value_index
     cdef int[MAX_RESULTS] indices
-    cdef object value = None, gradients = None, hessians = None
+    cdef object first = given[0], value = None, gradients = None, hessians = None
     job.has_value = r.want & VALUE
     job.sums = is_reduced(r)
     if job.has_value:
-        value = take_value(r, plan.who, value_out, given[0].shape, given[0].dtype, &r.held.views[0], &value_index)
-        add_output(r, job, value_index, given[0].dtype)
+        value = take_value(r, plan.who, value_out, first, None, &value_index)
+        add_output(r, job, value_index, first)
     if r.want & GRAD:
         gradients = take_gradients(r, plan.who, "grad_out", grad_out, plan.inputs, plan.places, given, indices)
         for k in range(plan.differentiable):
-            add_output(r, job, indices[k], given[0].dtype)
+            add_output(r, job, indices[k], first)
     if r.want & HESS:
         hessians = take_gradients(r, plan.who, "hess_out", hess_out, plan.inputs, plan.places, given, indices)
         for k in range(plan.differentiable):
-            add_output(r, job, indices[k], given[0].dtype)
+            add_output(r, job, indices[k], first)
     return results_of(r, plan.who, value, gradients, hessians)
 
 
-cdef int add_output(Request* r, Job* job, int index, object dtype) except -1:
+cdef int add_output(Request* r, Job* job, int index, object first) except -1:
     """The job's next output: the view of that index, or none for a value that is only summed."""
     cdef Operand* a = &job.arrays[job.inputs + job.outputs]
     cdef const Py_buffer* view = &r.held.views[index]
@@ -172,7 +172,7 @@ cdef int add_output(Request* r, Job* job, int index, object dtype) except -1:
         job.arrays[k].direct = job.arrays[k].direct and job.arrays[k].data != view.buf
     job.weights.direct = job.weights.direct and job.weights.data != view.buf
     if not lay_out(a, view, r.held.codes[index], r.work, view.ndim, view.shape):
-        index = buffer_result(r, "", "", index, dtype)
+        index = buffer_result(r, "", "", index, first.dtype)
         flat(a, &r.held.views[index], r.held.codes[index], r.work)
     return 0
 

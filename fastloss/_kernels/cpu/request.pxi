@@ -241,13 +241,18 @@ cdef object take_gradients(Request* r, str who, str name, object out, tuple name
     return tuple(results)
 
 
-cdef object take_value(Request* r, str who, object value_out, tuple shape, object dtype, const Py_buffer* like, int* index):
-    """The value: None as yet where it is reduced and no array is given, else an array; `index` is -1 where nothing is stored."""
+cdef object take_value(Request* r, str who, object value_out, object first, tuple shape, int* index):
+    """The value: None as yet where it is reduced and no array is given, else an array; `index` is -1 where nothing is stored.
+
+    `shape` is None where it is the first input's.
+    """
     index[0] = -1
     if not is_reduced(r):
-        return take_result(r, who, "value_out", value_out, shape, dtype, like, like != NULL, index)
+        if shape is None:
+            return take_result(r, who, "value_out", value_out, first.shape, first.dtype, &r.held.views[0], True, index)
+        return take_result(r, who, "value_out", value_out, shape, first.dtype, NULL, False, index)
     if value_out is not None:
-        hold_result(r, who, "value_out", value_out, (), dtype, NULL)
+        hold_result(r, who, "value_out", value_out, (), first.dtype, NULL)
         r.value_view = r.held.count - 1
     return value_out
 

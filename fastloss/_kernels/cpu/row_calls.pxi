@@ -223,7 +223,7 @@ cdef tuple lay_out_row_results(RowJob* job, RowPlan plan, Request* r, list given
     cdef object value = None, gradients = None, hessians = None
     cdef tuple places = plan.places if r.want & ~HVP else (0,)
     if r.want & VALUE:
-        value = take_value(r, plan.who, value_out, rows_shape(job), given[0].dtype, NULL, &index)
+        value = take_value(r, plan.who, value_out, given[0], () if is_reduced(r) else rows_shape(job), &index)
         if index >= 0:
             lay_out_numbers(&job.value, r, index, job, given[0].dtype)
     if r.want & (GRAD | HVP):
