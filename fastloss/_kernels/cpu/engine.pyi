@@ -28,13 +28,13 @@ class Plan:
         want: int,
         inputs: tuple[Any, ...],
         sample_weight: Any,
-        reduction: str,
+        reduction: Any,
         normalizer: Any,
         value_out: Any,
         grad_out: Any,
         hess_out: Any,
         check: bool,
-    ) -> tuple[Any, Any, Any]: ...
+    ) -> tuple[Any, ...]: ...
 
 class RowPlan:
     def __init__(
@@ -55,7 +55,7 @@ class RowPlan:
         want: int,
         inputs: tuple[Any, ...],
         sample_weight: Any,
-        reduction: str,
+        reduction: Any,
         normalizer: Any,
         value_out: Any,
         grad_out: Any,
