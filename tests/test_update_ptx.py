@@ -20,12 +20,12 @@ MIXTURES = {
 
 
 def kernels_of(name, param, grad, state, width, remainder=False, average=None, copy=None, dithers=False):
-    from fastloss._kernels.cuda.updates import Mixture, Variant
+    from fastloss._kernels.cuda.updates import Mixture, RuleVariant
 
     rule = getattr(fl, name).rule
     values = {"step": None, **dict.fromkeys(rule.carried)}
     values |= {hyper: domain.default for hyper, domain in rule.hyperparameters.items()}
-    variant = Variant(rule, rule.choice(values))
+    variant = RuleVariant(rule, rule.choice(values))
     states = (state,) * (len(variant.outputs) - 1)
     mixture = Mixture(param, grad, states, remainder, average, copy, dithers, width)
     return variant, variant.kernel(mixture), variant.fold(mixture) if variant.folds else None

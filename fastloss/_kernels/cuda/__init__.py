@@ -4,7 +4,8 @@
 and makes results of the same library. A call goes from its plan (`plan.py`, `pointwise.py`, `rows.py`), which checks it, to a key, all that
 a kernel depends on; from the key to the kernel's text around the formula's scalar function (`pointwise_kernel`, `row_kernel`), which Numba
 compiles when it is first launched; and to the launches (`calls.py`). `row_access.py`, `row_passes.py` and `predictions.py` are parts of
-the rows' kernels, `updates.py` writes those of update rules; `pairs.py`
+the rows' kernels, `updates.py` writes those of update rules (`squares.py` and `step_numbers.py` the
+small ones that go before, `update_table.py` what all of these share); `pairs.py`
 goes through blocks of rows, with the products of `products.py`; `kept.py` and `sweep.py` are an optimizer's arrays and steps. `sums.py`
 and `folds.py` are how threads add up, `functions.py` what kernels of users call, `walk.py` how kernels find elements by strides,
 `storage.py` how numbers lie in memory, `async_errors.py` what kernels report without being waited for.

@@ -94,7 +94,7 @@ class CudaBackend:
         raise TypeError(f"{who}: row_lr and row_mask must go with NumPy arrays, got CUDA arrays")
 
     def variant(self, rule, choice, library):
-        return updates.Variant(rule, choice)
+        return updates.RuleVariant(rule, choice)
 
     def sweep(self, who, tensors):
         if self.tally is None:

@@ -8,9 +8,11 @@ import sys
 import numpy as np
 
 from .. import arrays
-from . import device, memory, updates
+from . import device, memory, squares, step_numbers, updates
+from .squares import SQUARES
 from .storage import STORAGES
-from .updates import AVERAGE, CHUNK, COPY, FIXED, REMAINDER, ROOM, SQUARES, Mixture
+from .update_table import CHUNK, FIXED, ROOM
+from .updates import AVERAGE, COPY, REMAINDER, Mixture
 
 # Layouts that are kept: of gradients that change their dtypes or alignment from step to step.
 _MOST_LAYOUTS = 8
@@ -104,7 +106,7 @@ class Family:
         self.sums = memory.made(like, (max(1, count),), self.mixture.precision.name)
 
 
-class Layout:
+class TensorTables:
     """The families of tensors for gradients of some dtypes and alignment, and where the blocks' sums of squares go."""
 
     def __init__(self, tensors, variants, grads, lanes, like, stream):
@@ -158,7 +160,7 @@ class Sweep:
             by = _inverse(args.grad_scale)
             norm, parts = self._measure(layout, by, stream) if args.measures else (None, None)
             skipped = memory.made(first, (), "i64") if args.skips else None
-            updates.advance(tuple(kinds)).launch(
+            step_numbers.advance(tuple(kinds)).launch(
                 1,
                 min(self.lanes, device.THREADS),
                 stream,
@@ -198,7 +200,7 @@ class Sweep:
                 fold = variant.fold(mixture)
                 fold.launch(family.blocks, device.THREADS, stream, [*table, uniforms[code], limit, family.sums.address])
             numbers = [self.numbers.array.address, self.kept.tally.address, has_sums, family.sums.address, *uniforms.values()]
-            whole = updates.whole(variant, mixture.precision)
+            whole = step_numbers.whole(variant, mixture.precision)
             whole.launch(len(family.members), device.THREADS, stream, [family.table, family.columns, *numbers])
 
     def _measure(self, layout, by, stream):
@@ -207,12 +209,12 @@ class Sweep:
         for family in layout.families:
             mixture = family.mixture
             partials = layout.partials[mixture.precision.name]
-            kernel = updates.measure(mixture.precision, mixture.grad, mixture.width)
+            kernel = squares.measure(mixture.precision, mixture.grad, mixture.width)
             place = partials.address + partials.itemsize * SQUARES * family.first
             table = [family.chunks, family.table, family.grads.array.address]
             kernel.launch(family.blocks, device.THREADS, stream, [*table, family.columns, place])
         sums = [x for code in ("f32", "f64") for x in (layout.blocks[code], layout.partials[code].address)]
-        updates.total().launch(1, device.THREADS, stream, [*sums, *by, norm.address, parts.address])
+        squares.total().launch(1, device.THREADS, stream, [*sums, *by, norm.address, parts.address])
         return norm, parts
 
     def _layout(self, variants, taken, stream, captures):
@@ -224,7 +226,7 @@ class Sweep:
                 )
             if len(self._layouts) >= _MOST_LAYOUTS:
                 self._layouts.clear()
-            self._layouts[key] = Layout(self.tensors, variants, taken, self.lanes, self.first, stream)
+            self._layouts[key] = TensorTables(self.tensors, variants, taken, self.lanes, self.first, stream)
         return self._layouts[key]
 
     def _numbers(self, variants, kinds, args):
