@@ -230,6 +230,39 @@ def test_z_loss_and_smoothing_count_where_a_class_weighs_nothing():
     assert call("linear_cross_entropy", arrays, "__call__", z_loss=0.5, normalizer=1.0) > 0
 
 
+# --- logits beyond the range ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_products_that_overflow(dtype):
+    """As in `cross_entropy`: several infinite logits have no limit, one at the label costs nothing, one elsewhere costs infinity."""
+    big = 0.9 * float(np.finfo(dtype).max) ** 0.5 * 1e3
+    x = np.array([[big, 0], [0, big], [0, big], [1, 1]], dtype)
+    weight = np.array([[big, 0], [big, big], [0, 1]], dtype)
+    target = np.array([0, 1, 0, 2])
+    weight_of_rows = np.array([1, 1, 1, 0.0])
+    with np.errstate(over="ignore"):
+        logits = x @ weight.T
+    assert np.isinf(logits[:3]).any(axis=1).all()
+    for w in (None, weight_of_rows):
+        value, grads = fl.linear_cross_entropy.value_and_grad(x, weight, target, reduction="none", sample_weight=w)
+        np.testing.assert_array_equal(value[:3], [np.nan, 0, np.inf])
+        expected = fl.cross_entropy(logits, target, reduction="none", sample_weight=w)
+        np.testing.assert_array_equal(value[:3], expected[:3])
+        assert np.isnan(grads[0][0]).all()
+        assert not grads[0][1].any()
+    assert np.isnan(fl.linear_cross_entropy(x, weight, target))
+
+
+def test_a_class_that_weighs_nothing_may_have_a_logit_of_minus_infinity():
+    x, weight = np.array([[1e30, 0], [1, 2]], np.float32), np.array([[-1e30, 0], [1, 1], [0, 1]], np.float32)
+    own = [0, 1, 1]
+    value, grads = fl.linear_cross_entropy.value_and_grad(x, weight, [0, 2], class_weight=own)
+    assert value == fl.linear_cross_entropy(x[1:], weight, [2], class_weight=own)
+    assert not grads[0][0].any()
+    assert np.isfinite(grads[1]).all()
+
+
 # --- layouts and dtypes -----------------------------------------------------------------------------------------------------
 
 
