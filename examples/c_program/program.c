@@ -23,16 +23,18 @@ double fit_line(const double *x, const double *y, ptrdiff_t count, double c, dou
 }
 
 /* Value and gradient of arrays in one pass, on the engine's threads; the table's address comes from fastloss.c_api.ADDRESS. */
-int whole_arrays(uintptr_t address, const double *pred, const double *target, ptrdiff_t count, double c, double *value, double *grad,
-                 char *message, size_t room) {
+int whole_arrays(uintptr_t address, const double *pred, const double *target, ptrdiff_t count, double c, double *value,
+                 double *grad, char *message, size_t room) {
     const fastloss_api *fastloss = (const fastloss_api *)address;
     fastloss_bound cauchy;
     const void *inputs[2];
     void *outputs[2] = {NULL, NULL};
     int done;
-    if (fastloss->version != FASTLOSS_API_VERSION) return FASTLOSS_REFUSED;
+    if (fastloss->version != FASTLOSS_API_VERSION)
+        return FASTLOSS_REFUSED;
     done = fastloss->bind(&cauchy, "cauchy", "vg", sizeof(double), &c, 1, message, room);
-    if (done != FASTLOSS_DONE) return done;
+    if (done != FASTLOSS_DONE)
+        return done;
     inputs[0] = pred;
     inputs[1] = target;
     outputs[1] = grad;

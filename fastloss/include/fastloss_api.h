@@ -30,10 +30,10 @@ enum { FASTLOSS_NONE = 0, FASTLOSS_SUM = 1, FASTLOSS_MEAN = 2 };
 /* What a call may return. Nothing is written unless it is FASTLOSS_DONE. */
 enum {
     FASTLOSS_DONE = 0,
-    FASTLOSS_REFUSED = -1,   /* bind: see the message */
+    FASTLOSS_REFUSED = -1, /* bind: see the message */
     FASTLOSS_NO_MEMORY = -2,
     FASTLOSS_BAD_WEIGHT = -3, /* a weight that is negative or not finite */
-    FASTLOSS_OUTSIDE = -4,   /* an input outside the formula's domain */
+    FASTLOSS_OUTSIDE = -4,    /* an input outside the formula's domain */
     FASTLOSS_BAD_DIVISOR = -5 /* the weights' sum, or its inverse, is beyond the precision's range */
 };
 
@@ -43,8 +43,8 @@ typedef struct fastloss_bound {
     int32_t itemsize;   /* of its arrays: 4 for float, 8 for double */
     int32_t inputs;
     int32_t outputs;
-    int32_t has_value;  /* whether the first output is the value */
-    int32_t cost;       /* per element, in additions */
+    int32_t has_value; /* whether the first output is the value */
+    int32_t cost;      /* per element, in additions */
     int32_t reserved;
     double uniforms[FASTLOSS_MOST_UNIFORMS];
     double lowest[FASTLOSS_MOST_INPUTS]; /* the inputs' domains */
@@ -61,8 +61,8 @@ typedef struct fastloss_api {
     /* Bind a pointwise loss: `wanted` is made of "v", "g" and "h" in this order, for value, gradient and Hessian (not "h" alone, nor
      * "vh"), `itemsize` 4 or 8; `hyperparameters` are in the order of the formula, NaN for None, or NULL for the defaults. What is
      * wrong stands in `message` (cut at `room`, which may be 0). Takes Python's lock itself, if it is not held. */
-    int (*bind)(fastloss_bound *bound, const char *loss, const char *wanted, int itemsize, const double *hyperparameters, int count,
-                char *message, size_t room);
+    int (*bind)(fastloss_bound *bound, const char *loss, const char *wanted, int itemsize, const double *hyperparameters,
+                int count, char *message, size_t room);
 
     /* One pass over contiguous arrays of `count` elements, on threads where that pays. `inputs` and `outputs` are as many as `bound`
      * says; an output may be an input, but not lie partly over one. `sample_weight` may be NULL. The reduced value goes to `value`;

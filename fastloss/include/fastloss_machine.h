@@ -55,22 +55,22 @@ FASTLOSS_INLINE double fastloss_math_from_bits_f64(int64_t i) {
 }
 
 /* Whole numbers wrap, whatever the compiler makes of signed overflow. */
-#define FASTLOSS_OPERATIONS(suffix, real)                                                               \
-    FASTLOSS_INLINE real fastloss_math_where_##suffix(int condition, real a, real b) { return condition ? a : b; } \
-    FASTLOSS_INLINE real fastloss_math_lesser_##suffix(real a, real b) { return a < b ? a : b; }                  \
+#define FASTLOSS_OPERATIONS(suffix, real)                                                                                      \
+    FASTLOSS_INLINE real fastloss_math_where_##suffix(int condition, real a, real b) { return condition ? a : b; }             \
+    FASTLOSS_INLINE real fastloss_math_lesser_##suffix(real a, real b) { return a < b ? a : b; }                               \
     FASTLOSS_INLINE real fastloss_math_greater_##suffix(real a, real b) { return a > b ? a : b; }
 
-#define FASTLOSS_WHOLE(suffix, whole, unsigned_whole)                                                               \
-    FASTLOSS_INLINE whole fastloss_math_add_##suffix(whole a, whole b) {                                            \
-        return (whole)((unsigned_whole)a + (unsigned_whole)b);                                                      \
-    }                                                                                                               \
-    FASTLOSS_INLINE whole fastloss_math_sub_##suffix(whole a, whole b) {                                            \
-        return (whole)((unsigned_whole)a - (unsigned_whole)b);                                                      \
-    }                                                                                                               \
-    FASTLOSS_INLINE whole fastloss_math_mul_##suffix(whole a, whole b) {                                            \
-        return (whole)((unsigned_whole)a * (unsigned_whole)b);                                                      \
-    }                                                                                                               \
-    FASTLOSS_INLINE whole fastloss_math_neg_##suffix(whole a) { return (whole)(0 - (unsigned_whole)a); }            \
+#define FASTLOSS_WHOLE(suffix, whole, unsigned_whole)                                                                          \
+    FASTLOSS_INLINE whole fastloss_math_add_##suffix(whole a, whole b) {                                                       \
+        return (whole)((unsigned_whole)a + (unsigned_whole)b);                                                                 \
+    }                                                                                                                          \
+    FASTLOSS_INLINE whole fastloss_math_sub_##suffix(whole a, whole b) {                                                       \
+        return (whole)((unsigned_whole)a - (unsigned_whole)b);                                                                 \
+    }                                                                                                                          \
+    FASTLOSS_INLINE whole fastloss_math_mul_##suffix(whole a, whole b) {                                                       \
+        return (whole)((unsigned_whole)a * (unsigned_whole)b);                                                                 \
+    }                                                                                                                          \
+    FASTLOSS_INLINE whole fastloss_math_neg_##suffix(whole a) { return (whole)(0 - (unsigned_whole)a); }                       \
     FASTLOSS_INLINE whole fastloss_math_shl_##suffix(whole a, whole b) { return (whole)((unsigned_whole)a << b); }
 
 FASTLOSS_OPERATIONS(f32, float)

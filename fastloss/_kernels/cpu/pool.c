@@ -9,12 +9,11 @@
 #include <stdint.h>
 #include <time.h>
 
-enum { POLL_EVERY = 20000000 };    /* nanoseconds, like all times here */
+enum { POLL_EVERY = 20000000 }; /* nanoseconds, like all times here */
 
-static int64_t now(void)
-{
+static int64_t now(void) {
 #ifdef _WIN32
-    return (int64_t)clock() * (1000000000 / CLOCKS_PER_SEC);    /* wall time, on Windows */
+    return (int64_t)clock() * (1000000000 / CLOCKS_PER_SEC); /* wall time, on Windows */
 #else
     struct timespec time;
     clock_gettime(CLOCK_MONOTONIC, &time);
@@ -22,8 +21,7 @@ static int64_t now(void)
 #endif
 }
 
-static int ask(fastloss_poll poll, void *context, int64_t *asked)
-{
+static int ask(fastloss_poll poll, void *context, int64_t *asked) {
     if (!poll)
         return 0;
     int64_t time = now();
@@ -33,9 +31,8 @@ static int ask(fastloss_poll poll, void *context, int64_t *asked)
     return poll(context);
 }
 
-static int run_alone(fastloss_work work, fastloss_poll poll, void *context, ptrdiff_t chunk,
-                     ptrdiff_t chunks, char *scratch, int64_t start)
-{
+static int run_alone(fastloss_work work, fastloss_poll poll, void *context, ptrdiff_t chunk, ptrdiff_t chunks, char *scratch,
+                     int64_t start) {
     int stop = 0;
     while (chunk < chunks && !stop) {
         work(context, chunk++, scratch);
@@ -46,9 +43,8 @@ static int run_alone(fastloss_work work, fastloss_poll poll, void *context, ptrd
 
 #if defined(_WIN32) || defined(__STDC_NO_ATOMICS__)
 
-int fastloss_run(fastloss_work work, fastloss_poll poll, void *context, ptrdiff_t chunks,
-                 int threads, char *scratch, size_t room)
-{
+int fastloss_run(fastloss_work work, fastloss_poll poll, void *context, ptrdiff_t chunks, int threads, char *scratch,
+                 size_t room) {
     (void)threads, (void)room;
     return run_alone(work, poll, context, 0, chunks, scratch, now());
 }
@@ -73,7 +69,7 @@ void fastloss_limit_threads(int limit, int by) { (void)limit, (void)by; }
 #include <sys/syscall.h>
 #define current_core() sched_getcpu()
 #else
-#define current_core() (-2)    /* unknown: never the core of a caller */
+#define current_core() (-2) /* unknown: never the core of a caller */
 #endif
 
 #if defined(__x86_64__) || defined(__i386__)
@@ -89,14 +85,14 @@ enum { MAX_THREADS = 128, MAX_HELPERS = MAX_THREADS - 1 };
 /* Measured on two virtual cores: a futex wake takes its caller 6 us and the woken thread runs 20 us
    later, 60 us on a core that was long idle; a spinning thread answers within 0.2 us. */
 enum {
-    HELPER_SPIN = 50000,     /* from a helper's last chunk to its sleep */
-    CALLER_SPIN = 20000,     /* from the caller's last chunk to its sleep, if a helper is not done */
-    WORTH_SHARING = 10000,   /* work left, where a helper spins */
-    WORTH_WAKING = 60000,    /* work left, where the helpers sleep */
-    PREEMPTED = 10000,       /* so long a gap in a spin: somebody else wants this core */
+    HELPER_SPIN = 50000,   /* from a helper's last chunk to its sleep */
+    CALLER_SPIN = 20000,   /* from the caller's last chunk to its sleep, if a helper is not done */
+    WORTH_SHARING = 10000, /* work left, where a helper spins */
+    WORTH_WAKING = 60000,  /* work left, where the helpers sleep */
+    PREEMPTED = 10000,     /* so long a gap in a spin: somebody else wants this core */
     LONGEST_REST = 1000000000,
 };
-enum { FIRST_REST = 4, LAST_REST = 128 };    /* multiples of what was lost */
+enum { FIRST_REST = 4, LAST_REST = 128 }; /* multiples of what was lost */
 
 /* ---- Sleeping and waking one thread ---------------------------------------------------------- */
 
@@ -106,16 +102,15 @@ enum { FIRST_REST = 4, LAST_REST = 128 };    /* multiples of what was lost */
 typedef struct {
     _Alignas(64) _Atomic uint32_t asleep;
 #ifdef __linux__
-    _Atomic int thread;                 /* the system's number of it, 0 while unknown */
-    _Atomic int barred;                 /* the core that it may not use, plus 1 */
+    _Atomic int thread; /* the system's number of it, 0 while unknown */
+    _Atomic int barred; /* the core that it may not use, plus 1 */
 #else
     pthread_mutex_t mutex;
     pthread_cond_t woken;
 #endif
 } sleeper;
 
-static void sleeper_reset(sleeper *self)
-{
+static void sleeper_reset(sleeper *self) {
     atomic_store(&self->asleep, 0);
 #ifdef __linux__
     atomic_store(&self->thread, 0);
@@ -126,8 +121,7 @@ static void sleeper_reset(sleeper *self)
 #endif
 }
 
-static void sleep_on(sleeper *self)
-{
+static void sleep_on(sleeper *self) {
 #ifdef __linux__
     while (atomic_load(&self->asleep))
         syscall(SYS_futex, &self->asleep, FUTEX_WAIT_PRIVATE, 1, NULL, NULL, 0);
@@ -140,8 +134,7 @@ static void sleep_on(sleeper *self)
 }
 
 /* Costs one load when nobody sleeps.  Returns whether it had to wake. */
-static int wake(sleeper *other)
-{
+static int wake(sleeper *other) {
     if (!atomic_load(&other->asleep) || !atomic_exchange(&other->asleep, 0))
         return 0;
 #ifdef __linux__
@@ -172,33 +165,32 @@ static struct {
     _Alignas(64) fastloss_work work;
     void *context;
     ptrdiff_t chunks;
-    char *scratch;                      /* the caller's, then one piece for each seat */
+    char *scratch; /* the caller's, then one piece for each seat */
     size_t room;
-    _Atomic uint64_t pieces[2];         /* one bit for each piece that no helper has */
+    _Atomic uint64_t pieces[2]; /* one bit for each piece that no helper has */
     int seats;
-    _Atomic int rung;                   /* helpers that this job looked at, and woke */
-    _Atomic int core;                   /* where its caller runs */
-    _Alignas(64) atomic_flag taken;     /* held by the one call that has the helpers */
+    _Atomic int rung;               /* helpers that this job looked at, and woke */
+    _Atomic int core;               /* where its caller runs */
+    _Alignas(64) atomic_flag taken; /* held by the one call that has the helpers */
     /* Written under `taken` alone: */
-    int helpers;                        /* threads that exist */
-    int most;                           /* helpers to be had: fewer once the system refused one */
-    int rest;                           /* the multiple now */
-    int64_t saved;                      /* by helpers, since they last lost time */
+    int helpers;   /* threads that exist */
+    int most;      /* helpers to be had: fewer once the system refused one */
+    int rest;      /* the multiple now */
+    int64_t saved; /* by helpers, since they last lost time */
     _Atomic int64_t rest_until;
     sleeper caller;
     sleeper helper[MAX_HELPERS];
 } pool = {.taken = ATOMIC_FLAG_INIT};
 
 static _Atomic int num_threads;
-static _Atomic int limits[MAX_THREADS + 1];    /* how many callers hold each limit now */
-static _Atomic int limiting;                   /* how many hold any */
+static _Atomic int limits[MAX_THREADS + 1]; /* how many callers hold each limit now */
+static _Atomic int limiting;                /* how many hold any */
 
-static _Thread_local int inside;        /* a call of this thread, or a helper */
-static _Thread_local int leading;       /* this thread's call has the helpers */
+static _Thread_local int inside;  /* a call of this thread, or a helper */
+static _Thread_local int leading; /* this thread's call has the helpers */
 
 /* Takes a chunk, and `seat` (SEAT or 0) with it, unless only `spare` chunks are left. */
-static ptrdiff_t take(uint64_t seat, uint64_t spare)
-{
+static ptrdiff_t take(uint64_t seat, uint64_t spare) {
     uint64_t tickets = atomic_load(&pool.tickets);
     do {
         if (chunks_left(tickets) <= spare || tickets < seat)
@@ -209,8 +201,7 @@ static ptrdiff_t take(uint64_t seat, uint64_t spare)
 
 /* Bars a sleeping helper from the caller's core.  A kernel likes to wake it there, where it waits for
    some milliseconds until it runs or an idle core takes it. */
-static void bar_from(sleeper *helper, int core)
-{
+static void bar_from(sleeper *helper, int core) {
 #ifdef __linux__
     int thread = atomic_load(&helper->thread);
     if (!thread || !atomic_load(&helper->asleep) || atomic_exchange(&helper->barred, core + 1) == core + 1)
@@ -228,8 +219,7 @@ static void bar_from(sleeper *helper, int core)
 
 /* Wakes at most one helper, and each at most once in a job.  Everyone in the job does this before
    each chunk: the number of helpers doubles with every chunk, and no wake stands in line. */
-static int ring(void)
-{
+static int ring(void) {
     while (atomic_load_explicit(&pool.rung, memory_order_relaxed) < pool.seats) {
         int next = atomic_fetch_add(&pool.rung, 1);
         if (next >= pool.seats)
@@ -242,8 +232,7 @@ static int ring(void)
 }
 
 /* A piece of the scratch memory for who holds a seat: there are as many pieces as seats. */
-static int take_piece(void)
-{
+static int take_piece(void) {
     for (int word = 0;; word = !word) {
         uint64_t free = atomic_load(&pool.pieces[word]);
         while (free) {
@@ -254,14 +243,10 @@ static int take_piece(void)
     }
 }
 
-static void return_piece(int piece)
-{
-    atomic_fetch_or(&pool.pieces[piece / 64], (uint64_t)1 << piece % 64);
-}
+static void return_piece(int piece) { atomic_fetch_or(&pool.pieces[piece / 64], (uint64_t)1 << piece % 64); }
 
 /* The last chunk is the caller's: a helper that lost its core there would be waited for idly. */
-static int help(void)
-{
+static int help(void) {
     ptrdiff_t chunk = take(SEAT, 1);
     if (chunk < 0)
         return 0;
@@ -278,8 +263,7 @@ static int help(void)
 }
 
 /* Spins for a job.  Returns 0 when none came, or when the core is wanted by others. */
-static int spin(void)
-{
+static int spin(void) {
     int64_t start = now(), last = start;
     for (;;) {
         for (int i = 0; i < 16; i++) {
@@ -295,8 +279,7 @@ static int spin(void)
     }
 }
 
-static void *helper_main(void *argument)
-{
+static void *helper_main(void *argument) {
     sleeper *self = argument;
     inside = 1;
 #ifdef __linux__
@@ -320,8 +303,7 @@ static void *helper_main(void *argument)
    out of the job; the chunks left stay in `held`, and both sides go on with them. */
 static uint64_t held;
 
-static void before_fork(void)
-{
+static void before_fork(void) {
     if (!leading)
         return;
     held = chunks_left(atomic_fetch_and(&pool.tickets, ~(SEAT - 1)));
@@ -329,22 +311,19 @@ static void before_fork(void)
         sched_yield();
 }
 
-static void after_fork_parent(void)
-{
+static void after_fork_parent(void) {
     if (leading)
         atomic_fetch_add(&pool.tickets, held);
 }
 
-static void reset_sleepers(void)
-{
+static void reset_sleepers(void) {
     for (int i = 0; i < MAX_HELPERS; i++)
         sleeper_reset(&pool.helper[i]);
     sleeper_reset(&pool.caller);
 }
 
 /* The child has one thread, no helpers, and whatever another thread's call left behind. */
-static void after_fork_child(void)
-{
+static void after_fork_child(void) {
     reset_sleepers();
     pool.helpers = 0;
     pool.most = MAX_HELPERS;
@@ -358,15 +337,13 @@ static void after_fork_child(void)
 }
 
 /* At load, before any call: a child of a thread's first call must be reset too. */
-__attribute__((constructor)) static void prepare(void)
-{
+__attribute__((constructor)) static void prepare(void) {
     reset_sleepers();
     pool.most = pthread_atfork(before_fork, after_fork_parent, after_fork_child) ? 0 : MAX_HELPERS;
 }
 
 /* Makes up for helpers still missing; returns how many of `wanted` there are. */
-static int muster(int wanted)
-{
+static int muster(int wanted) {
     if (wanted > pool.most)
         wanted = pool.most;
     if (wanted <= pool.helpers)
@@ -385,8 +362,7 @@ static int muster(int wanted)
     pthread_attr_setstacksize(&attributes, 1 << 20);
     pthread_sigmask(SIG_SETMASK, &blocked, &before);
     pthread_t thread;
-    while (pool.helpers < wanted
-           && !pthread_create(&thread, &attributes, helper_main, &pool.helper[pool.helpers]))
+    while (pool.helpers < wanted && !pthread_create(&thread, &attributes, helper_main, &pool.helper[pool.helpers]))
         pool.helpers++;
     if (pool.helpers < wanted)
         pool.most = pool.helpers;
@@ -399,8 +375,7 @@ static int muster(int wanted)
 
 /* Waits until all seats are free.  Spins at first; then sleeps, as the helper that lost its core
    may well need this one. */
-static void await_helpers(int64_t start)
-{
+static void await_helpers(int64_t start) {
     while (seats_free(atomic_load(&pool.tickets)) < pool.seats) {
         if (now() - start < CALLER_SPIN) {
             relax();
@@ -416,8 +391,7 @@ static void await_helpers(int64_t start)
 /* What helpers saved in a call, less what waking them and waiting for them took.  After a loss they
    rest for a multiple of it, so that losses stay a small part of the time however busy the machine
    is; the multiple doubles unless far more had been saved since the last loss. */
-static void settle(int64_t gain, int64_t time)
-{
+static void settle(int64_t gain, int64_t time) {
     if (gain >= 0) {
         pool.saved += gain;
         return;
@@ -431,9 +405,8 @@ static void settle(int64_t gain, int64_t time)
     atomic_store(&pool.rest_until, time + (gain < -LONGEST_REST ? LONGEST_REST : -gain));
 }
 
-static int run_shared(fastloss_work work, fastloss_poll poll, void *context, ptrdiff_t chunks,
-                      int helpers, char *scratch, size_t room, int64_t start)
-{
+static int run_shared(fastloss_work work, fastloss_poll poll, void *context, ptrdiff_t chunks, int helpers, char *scratch,
+                      size_t room, int64_t start) {
     work(context, 0, scratch);
     int64_t time = now(), begin = time, each = time - start, left = each * (chunks - 1);
     /* A call that goes on for longer than the helpers rest does not wait for them: they may lose it no more than its share. */
@@ -479,16 +452,14 @@ static int run_shared(fastloss_work work, fastloss_poll poll, void *context, ptr
     return stop;
 }
 
-int fastloss_run(fastloss_work work, fastloss_poll poll, void *context, ptrdiff_t chunks,
-                 int threads, char *scratch, size_t room)
-{
+int fastloss_run(fastloss_work work, fastloss_poll poll, void *context, ptrdiff_t chunks, int threads, char *scratch,
+                 size_t room) {
     int64_t start = now();
     int nested = inside, stop;
     if (threads > MAX_THREADS)
         threads = MAX_THREADS;
     inside = 1;
-    if (threads > 1 && chunks > 2 && !nested
-        && !atomic_flag_test_and_set(&pool.taken)) {
+    if (threads > 1 && chunks > 2 && !nested && !atomic_flag_test_and_set(&pool.taken)) {
         leading = 1;
         stop = run_shared(work, poll, context, chunks, threads - 1, scratch, room, start);
         leading = 0;
@@ -507,8 +478,7 @@ int fastloss_run(fastloss_work work, fastloss_poll poll, void *context, ptrdiff_
 enum { PATH_SIZE = 4200 };
 
 /* The number a small file holds at `field`; 0 for none, and for "max". */
-static long long read_number(const char *root, const char *path, const char *name, int field)
-{
+static long long read_number(const char *root, const char *path, const char *name, int field) {
     char full[PATH_SIZE + 64], line[64] = "";
     long long numbers[2] = {0, 0};
     snprintf(full, sizeof full, "%s%s/%s", root, path, name);
@@ -524,13 +494,11 @@ static long long read_number(const char *root, const char *path, const char *nam
 /* The least quota, in whole cores, of a control group and its ancestors; a container may see only
    the root of its hierarchy, the last one tried.  Rounded down, as a group that overdraws its quota
    stands still for tens of milliseconds. */
-static int quota_cores(const char *root, char *path, int version, int cores)
-{
+static int quota_cores(const char *root, char *path, int version, int cores) {
     for (;;) {
-        long long quota = version == 2 ? read_number(root, path, "cpu.max", 0)
-                                       : read_number(root, path, "cpu.cfs_quota_us", 0);
-        long long period = version == 2 ? read_number(root, path, "cpu.max", 1)
-                                        : read_number(root, path, "cpu.cfs_period_us", 0);
+        long long quota = version == 2 ? read_number(root, path, "cpu.max", 0) : read_number(root, path, "cpu.cfs_quota_us", 0);
+        long long period =
+            version == 2 ? read_number(root, path, "cpu.max", 1) : read_number(root, path, "cpu.cfs_period_us", 0);
         if (quota > 0 && period > 0 && quota / period < cores)
             cores = (int)(quota / period);
         char *slash = strrchr(path, '/');
@@ -540,12 +508,10 @@ static int quota_cores(const char *root, char *path, int version, int cores)
     }
 }
 
-int fastloss_available_cores(void)
-{
+int fastloss_available_cores(void) {
     cpu_set_t sets[16];
     memset(sets, 0, sizeof sets);
-    int cores = sched_getaffinity(0, sizeof sets, sets) ? (int)sysconf(_SC_NPROCESSORS_ONLN)
-                                                        : CPU_COUNT_S(sizeof sets, sets);
+    int cores = sched_getaffinity(0, sizeof sets, sets) ? (int)sysconf(_SC_NPROCESSORS_ONLN) : CPU_COUNT_S(sizeof sets, sets);
     /* Lines "id:controllers:path"; version 2 has no controllers there. */
     char line[PATH_SIZE];
     FILE *file = fopen("/proc/self/cgroup", "re");
@@ -568,16 +534,14 @@ int fastloss_available_cores(void)
 
 #else
 
-int fastloss_available_cores(void)
-{
+int fastloss_available_cores(void) {
     int count = (int)sysconf(_SC_NPROCESSORS_ONLN);
     return count < 1 ? 1 : count;
 }
 
 #endif
 
-int fastloss_get_num_threads(void)
-{
+int fastloss_get_num_threads(void) {
     if (!atomic_load(&num_threads))
         fastloss_set_num_threads(MAX_THREADS);
     int count = atomic_load(&num_threads);
@@ -589,14 +553,12 @@ int fastloss_get_num_threads(void)
 }
 
 /* Counted, so that overlapping limits of several threads may end in any order. */
-void fastloss_limit_threads(int limit, int by)
-{
+void fastloss_limit_threads(int limit, int by) {
     atomic_fetch_add(&limits[limit < 1 ? 1 : limit > MAX_THREADS ? MAX_THREADS : limit], by);
     atomic_fetch_add(&limiting, by);
 }
 
-void fastloss_set_num_threads(int count)
-{
+void fastloss_set_num_threads(int count) {
     int most = fastloss_available_cores();
     if (most > MAX_THREADS)
         most = MAX_THREADS;

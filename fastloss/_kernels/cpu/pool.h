@@ -21,8 +21,8 @@ typedef int (*fastloss_poll)(void *context);
    rest is worth a second thread, and the call may have to wait for one at its end.  poll may be
    NULL.  Calls from inside work, and calls while another thread's call has the helpers, run on the
    calling thread alone.  `scratch` holds `room` bytes for each of the `threads`. */
-int fastloss_run(fastloss_work work, fastloss_poll poll, void *context, ptrdiff_t chunks,
-                 int threads, char *scratch, size_t room);
+int fastloss_run(fastloss_work work, fastloss_poll poll, void *context, ptrdiff_t chunks, int threads, char *scratch,
+                 size_t room);
 
 /* Cores this process may use, by its affinity mask and its cgroup's quota; read anew each time. */
 int fastloss_available_cores(void);

@@ -13,8 +13,7 @@ FASTLOSS_UNIT(tilework)
 #undef FASTLOSS_UNIT
 
 #define FASTLOSS_UNIT(name) fastloss_##name,
-static const Kernel *const UNITS[] = {
-    FASTLOSS_UNIT(tilework)
+static const Kernel *const UNITS[] = {FASTLOSS_UNIT(tilework)
 #include "units.h"
 };
 #undef FASTLOSS_UNIT
@@ -26,18 +25,22 @@ static Py_ssize_t entered;
 
 static const Kernel **slot(const char *name) {
     uint32_t hash = 2166136261u;
-    for (const char *c = name; *c; c++) hash = (hash ^ (unsigned char)*c) * 16777619u;
+    for (const char *c = name; *c; c++)
+        hash = (hash ^ (unsigned char)*c) * 16777619u;
     for (uint32_t k = (hash ^ (hash >> 15)) % SLOTS;; k = (k + 1) % SLOTS)
-        if (!table[k] || strcmp(table[k]->name, name) == 0) return &table[k];
+        if (!table[k] || strcmp(table[k]->name, name) == 0)
+            return &table[k];
 }
 
 static int enter_units(PyObject *module) {
-    if (entered) return 0; /* another interpreter has been here */
+    if (entered)
+        return 0; /* another interpreter has been here */
     for (size_t u = 0; u < sizeof UNITS / sizeof UNITS[0]; u++)
         for (const Kernel *kernel = UNITS[u]; kernel->name; kernel++) {
             const Kernel **free = slot(kernel->name);
             if (*free || 2 * ++entered > SLOTS) {
-                PyErr_Format(PyExc_SystemError, "fastloss: %s must be there once, and %d kernels in all", kernel->name, SLOTS / 2);
+                PyErr_Format(PyExc_SystemError, "fastloss: %s must be there once, and %d kernels in all", kernel->name,
+                             SLOTS / 2);
                 return -1;
             }
             *free = kernel;
@@ -48,7 +51,8 @@ static int enter_units(PyObject *module) {
 static const Kernel *find(PyObject *name) {
     const char *text = PyUnicode_AsUTF8(name);
     const Kernel *found = text ? *slot(text) : NULL;
-    if (text && !found) PyErr_SetObject(PyExc_KeyError, name);
+    if (text && !found)
+        PyErr_SetObject(PyExc_KeyError, name);
     return found;
 }
 
@@ -67,7 +71,8 @@ static PyObject *names(PyObject *module, PyObject *nothing) {
     for (size_t u = 0; list && u < sizeof UNITS / sizeof UNITS[0]; u++)
         for (const Kernel *kernel = UNITS[u]; list && kernel->name; kernel++) {
             PyObject *name = PyUnicode_FromString(kernel->name);
-            if (!name || PyList_Append(list, name)) Py_CLEAR(list);
+            if (!name || PyList_Append(list, name))
+                Py_CLEAR(list);
             Py_XDECREF(name);
         }
     return list;
@@ -89,8 +94,8 @@ static PyModuleDef_Slot MODULE_SLOTS[] = {
 };
 
 static struct PyModuleDef MODULE = {
-    PyModuleDef_HEAD_INIT, .m_name = "tiles", .m_doc = "The kernels of one level of the processor, by name.",
-    .m_methods = METHODS, .m_slots = MODULE_SLOTS,
+    PyModuleDef_HEAD_INIT, .m_name = "tiles",       .m_doc = "The kernels of one level of the processor, by name.",
+    .m_methods = METHODS,  .m_slots = MODULE_SLOTS,
 };
 
 PyMODINIT_FUNC PyInit_tiles(void) { return PyModuleDef_Init(&MODULE); }

@@ -16,8 +16,9 @@
 #define FASTLOSS_AT(element, source, i) (*(const element *)((const char *)(source) + (i) * stride))
 #define FASTLOSS_TO(element, target, i) (*(element *)((char *)(target) + (i) * stride))
 
-#define EACH_WHOLE(DO) \
-    DO(i8, int8_t) DO(i16, int16_t) DO(i32, int32_t) DO(i64, int64_t) DO(u8, uint8_t) DO(u16, uint16_t) DO(u32, uint32_t) DO(u64, uint64_t)
+#define EACH_WHOLE(DO)                                                                                                         \
+    DO(i8, int8_t)                                                                                                             \
+    DO(i16, int16_t) DO(i32, int32_t) DO(i64, int64_t) DO(u8, uint8_t) DO(u16, uint16_t) DO(u32, uint32_t) DO(u64, uint64_t)
 
 #define REAL f32
 #define real float
@@ -30,12 +31,14 @@
 #undef REAL
 #undef real
 
-#define FASTLOSS_LOAD_LABEL(name, whole)                                                                                      \
-    static void load_##name##_label(const whole *source, ptrdiff_t stride, int64_t *labels, ptrdiff_t count) {                \
-        if (stride == sizeof(whole))                                                                                          \
-            for (ptrdiff_t i = 0; i < count; i++) labels[i] = (int64_t)source[i];                                             \
-        else                                                                                                                  \
-            for (ptrdiff_t i = 0; i < count; i++) labels[i] = (int64_t)FASTLOSS_AT(whole, source, i);                         \
+#define FASTLOSS_LOAD_LABEL(name, whole)                                                                                       \
+    static void load_##name##_label(const whole *source, ptrdiff_t stride, int64_t *labels, ptrdiff_t count) {                 \
+        if (stride == sizeof(whole))                                                                                           \
+            for (ptrdiff_t i = 0; i < count; i++)                                                                              \
+                labels[i] = (int64_t)source[i];                                                                                \
+        else                                                                                                                   \
+            for (ptrdiff_t i = 0; i < count; i++)                                                                              \
+                labels[i] = (int64_t)FASTLOSS_AT(whole, source, i);                                                            \
     }
 EACH_WHOLE(FASTLOSS_LOAD_LABEL)
 
@@ -50,7 +53,8 @@ static ptrdiff_t count_labels(int64_t *labels, double *weights, int64_t length, 
     }
     if (outside)
         for (ptrdiff_t i = 0; i < count; i++)
-            if (labels[i] != ignored && !(0 <= labels[i] && labels[i] < length)) return i;
+            if (labels[i] != ignored && !(0 <= labels[i] && labels[i] < length))
+                return i;
     for (ptrdiff_t i = 0; i < count; i++) {
         counts = labels[i] != ignored;
         labels[i] = counts ? labels[i] : 0;
@@ -61,7 +65,8 @@ static ptrdiff_t count_labels(int64_t *labels, double *weights, int64_t length, 
 
 /* Round to bfloat16 at random: for each element the number that `key` and its index give. */
 static void dither(float *tile, uint32_t key, ptrdiff_t first, ptrdiff_t count) {
-    for (ptrdiff_t i = 0; i < count; i++) tile[i] = dithered(tile[i], noise((uint32_t)(first + i), key));
+    for (ptrdiff_t i = 0; i < count; i++)
+        tile[i] = dithered(tile[i], noise((uint32_t)(first + i), key));
 }
 
 #define ENTRY(name) {#name, (void *)name, 0},
