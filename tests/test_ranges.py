@@ -27,6 +27,7 @@ def results(name, *inputs, dtype=np.float64, **options):
 # --- limits -----------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(21)
 @BOTH
 @pytest.mark.parametrize("name", LABELLED)
 @pytest.mark.parametrize("wide", [False, True])
@@ -45,12 +46,14 @@ def test_several_infinite_logits_have_no_limit_and_one_has(name, dtype, wide):
     assert (value > 1).all()
 
 
+@pytest.mark.fault(21)
 @pytest.mark.parametrize("options", [{"p": 2.0}, {"p": 1.5}, {"margin": 0.0}, {"p": 2.0, "margin": 0.0}], ids=str)
 def test_margins_of_infinite_logits(options):
     value, _, _ = results("multi_margin", [[INF, 1, 0], [INF, INF, 0], [-INF, 1, 0], [-INF] * 3], [0, 0, 0, 0], **options)
     np.testing.assert_array_equal(value, [0, NAN, INF, NAN])
 
 
+@pytest.mark.fault(21)
 @pytest.mark.parametrize("name", ["kl_divergence", "js_divergence"])
 def test_divergences_of_infinite_logits(name):
     one, two = [[INF, 1.0, 0.0]], [[INF, INF, 0.0]]
@@ -115,6 +118,7 @@ def close(found, expected, dtype, factor=64):
     np.testing.assert_allclose(found, expected, rtol=factor * float(np.finfo(dtype).eps), atol=0)
 
 
+@pytest.mark.fault(57)
 @BOTH
 @pytest.mark.parametrize("length", [3, 70])
 def test_cosines_of_rows_of_any_size(dtype, length):
@@ -142,6 +146,7 @@ def test_cosines_of_rows_of_any_size(dtype, length):
     assert not np.concatenate([second, *hess]).any()
 
 
+@pytest.mark.fault(57)
 @BOTH
 @pytest.mark.parametrize("length", [3, 70])
 def test_distances_of_any_size(dtype, length):
@@ -206,6 +211,7 @@ EXTREMES = [
 ]
 
 
+@pytest.mark.fault(57)
 @pytest.mark.parametrize(("name", "point", "options"), EXTREMES, ids=str)
 def test_float32_where_only_what_is_on_the_way_leaves_its_range(name, point, options):
     point = [[x] for x in np.array(point, np.float32).tolist()]
@@ -268,6 +274,7 @@ def test_half_deviances_of_the_issue_and_of_the_other_families():
 # --- domains that depend on a hyperparameter --------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(28)
 @pytest.mark.parametrize(
     ("name", "point", "wrong", "right", "message"),
     [
@@ -290,6 +297,7 @@ def test_what_data_may_be_depends_on_a_hyperparameter(name, point, wrong, right,
 # --- users' own formulas ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(59)
 def test_long_and_deep_formulas():
     pytest.importorskip("llvmlite")
     factors = np.random.default_rng(0).normal(size=1001) / np.arange(1, 1002)
@@ -344,6 +352,7 @@ def test_deep_formulas_at_50_digits():
     assert abs(value - exact["grad_pred"]) <= bound
 
 
+@pytest.mark.fault(59)
 def test_names_and_numbers_of_formulas():
     pytest.importorskip("llvmlite")
 
