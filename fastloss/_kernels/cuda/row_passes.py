@@ -151,7 +151,7 @@ class RowPasses:
         """Go along the row and compute the elements wanted, by name and node; `use(names, width)` gives what is done with them."""
         if not wanted:
             return []
-        rows, numbers = self._needed(wanted.values())
+        rows, numbers = self._needed(k, wanted.values())
         name, key = f"pass{k}", self.key
         direct = not numbers and list(map(id, wanted.values())) == list(map(id, rows.values()))
         if not direct:
@@ -195,11 +195,13 @@ class RowPasses:
             return f"lane, {length}"
         return f"{length} * segment // segments + lane, {length} * (segment + 1) // segments"
 
-    def _needed(self, nodes):
-        """The rows and numbers that these elements are computed of, by name."""
+    def _needed(self, k, nodes):
+        """The rows and numbers that these elements of pass `k` are computed of, by name."""
         runs = self.access.runs
         rows = {n: node for n, node in self.program.rows.items() if n in self.access.codes or n in runs or n == "members"}
-        numbers = self.program.numbers
+        later = {name for step in self.program.steps[k + 1 :] for name in step.writes}
+        later |= {name for here in self.program.passes[k:] for name in [*here.folds, *here.again.writes]}
+        numbers = {name: node for name, node in self.program.numbers.items() if name not in later}
         used = {id(node) for node in walk(list(nodes), stop=[*rows.values(), *numbers.values(), *self.access.uniform_nodes])}
         return (
             {n: node for n, node in rows.items() if id(node) in used},
@@ -209,7 +211,7 @@ class RowPasses:
     def _runs(self, k, here):
         """Sums of what comes before or after each element; every thread of the group takes a stretch of the row."""
         elements = {name: here.writes[name] for name in here.runs} | {e: self.program.rows[e] for e in here.folds.values()}
-        rows, numbers = self._needed(elements.values())
+        rows, numbers = self._needed(k, elements.values())
         self._define(f"pass{k}", rows | numbers, elements.values())
         here_0 = [f"{row}_0 = {self.access.element(row, 'j')}" for row in rows]
         given = ", ".join([*(f"{row}_0" for row in rows), *numbers, *self.uniforms])
