@@ -281,7 +281,8 @@ def added_loss(pred, target, scale):
 @row_loss(reference="nobody")
 def added_row_loss(x1, x2):
     \"\"\"Added.\"\"\"
-    return total(x1 * x2)
+    (gap,) = scaled_squares(x1 - x2)
+    return gap.length
 """,
     "optimizers/gradient_descent.py": """
 
