@@ -135,7 +135,7 @@ def test_rules_that_look_at_whole_tensors(dtype, rounding):
             grads = [draw(rng, p.shape, np.float64).astype(p.dtype) for p in params]
             grads[0].reshape(-1)[0] = np.nan if t == 1 else 1.0
             pair.step(grads, clip_value=0.3, max_norm=2.0, skip_nonfinite=True)
-        pair.check(16)
+        pair.check(128)  # small elements are differences of larger ones
 
 
 @pytest.mark.parametrize("size", [1e-30, 1e25])

@@ -55,7 +55,7 @@ def test_nor_have_those_of_halves(name, mixture):
 
 @pytest.mark.parametrize("capability", [(8, 0), (9, 0)], ids=["sm_80", "sm_90"])
 def test_nor_has_the_norm(capability):
-    from fastloss._kernels.cuda.updates import measure
+    from fastloss._kernels.cuda.squares import measure
     from fastloss.formula.definition import F32
 
     for code, width in (("f32", 4), ("bf16", 8)):
@@ -64,14 +64,16 @@ def test_nor_has_the_norm(capability):
 
 @pytest.mark.parametrize("name", thinned(RULES, 4))
 def test_what_goes_before_compiles(name):
-    from fastloss._kernels.cuda.updates import advance
+    from fastloss._kernels.cuda.step_numbers import advance
 
     variant, _, _ = kernels_of(name, **MIXTURES["float32"])
     assert ".f64" in advance((variant,)).ptx((8, 0))
 
 
 def test_the_rest_compiles():
-    from fastloss._kernels.cuda.updates import convert, measure, total, whole
+    from fastloss._kernels.cuda.squares import measure, total
+    from fastloss._kernels.cuda.step_numbers import whole
+    from fastloss._kernels.cuda.updates import convert
     from fastloss.formula.definition import F32, F64
 
     variant, _, fold = kernels_of("LAMB", **MIXTURES["float32"])

@@ -37,7 +37,7 @@ C_LIBRARY = {
 # Where one number at a time is loaded, stored or summed; and the functions that run once per call.
 SCALAR = re.compile(r"_uniforms$")
 # Nothing but bits, or nothing at all, to compute.
-NO_ARITHMETIC = {"absolute_map_f32", "absolute_map_f64"}
+NO_ARITHMETIC = {"absolute_map_f32", "absolute_map_f64", "Assign_step_f32", "Assign_step_f64"}
 MATH = re.compile(
     r"^(__)?(exp|exp2|expm1|exp10|log|log2|log10|log1p|pow|tanh|sinh|cosh|sin|cos|tan|sincos|atan|atan2|asin|acos|lgamma|tgamma|erf|"
     r"erfc|fma|sqrt|cbrt|hypot|fmax|fmin|fabs|floor|ceil|round|rint|nearbyint|trunc|fmod|ldexp|frexp|scalbn|copysign|nextafter)(f|l)?"
