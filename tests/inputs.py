@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 import fastloss as fl
-from fastloss.formula import Interval, Label, NonNegative, Optional, Positive
+from fastloss.formula import Interval, Label, Optional
 
 LOSSES = {name: getattr(fl, name) for name in fl.losses.POINTWISE}
 
@@ -45,16 +45,8 @@ class Case:
         return self.formula.vector(self.parameters)
 
     def domains(self):
-        """The inputs' domains, narrower where the formula's meaning depends on a hyperparameter."""
-        found = dict(self.formula.input_domains)
-        parameters = self.parameters
-        if parameters.get("log_target") is False:
-            found["target"] = NonNegative()
-        if parameters.get("log_input") is False:
-            found["pred"] = Positive()
-        if parameters.get("power", 0) >= 2:
-            found["target"] = Positive()
-        return found
+        """The inputs' domains under these hyperparameters."""
+        return self.formula.domains_given(self.parameters)
 
     def __str__(self):
         return f"{self.name}({', '.join(f'{k}={v}' for k, v in self.settings)})" if self.settings else self.name

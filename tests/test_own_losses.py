@@ -746,11 +746,10 @@ def compile_on():
         if stop:
             return
         compile_new(k)
-        time.sleep(0.01)  # a fork waits for a compilation, and is not to wait for the next one too
 thread = threading.Thread(target=compile_on)
 thread.start()
-for k in range(5):
-    time.sleep(0.02 * k)
+for k in range(12):
+    time.sleep(0.003 * k)
     child = os.fork()
     if not child:
         signal.alarm(20)

@@ -39,6 +39,11 @@ def _gamma(x, target):
     return with_derivative(maximum(x, -_OVERFLOWS), x, 1) + scaled_exp(target, -x)
 
 
+def _at_infinity(x, limit, value):
+    """The limit where x is infinite, and the exponentials of x and the multiples of it would meet as infinity less infinity."""
+    return where(absolute(x) == math.inf, limit, value)
+
+
 def _excess(x):
     """exp(x) - 1 - x, to the last digits also near 0."""
     near = absolute(x) < 1
@@ -48,14 +53,14 @@ def _excess(x):
 def _poisson_deviance(x, target):
     """Half the deviance t log(t / mu) - t + mu."""
     log_ratio = log(target) - x
-    far = exp(x) + weighted(target, log_ratio - 1)
-    return where(log_ratio < -1, far, target * _excess(-log_ratio))
+    far = exp(x) + weighted(target, maximum(log_ratio, -_OVERFLOWS) - 1)
+    return where((log_ratio < -1) | (target == 0), far, target * _excess(-log_ratio))
 
 
 def _gamma_deviance(x, target):
     """Half the deviance t / mu - 1 - log(t / mu)."""
     log_ratio = log(target) - x
-    return where(log_ratio > 1, scaled_exp(target, -x) - (1 + log_ratio), _excess(log_ratio))
+    return where(log_ratio > 1, scaled_exp(target, -x) - (1 + minimum(log_ratio, _OVERFLOWS)), _excess(log_ratio))
 
 
 def _tweedie_deviance(x, target, power):
@@ -65,17 +70,28 @@ def _tweedie_deviance(x, target, power):
     is taken off them is put onto the logarithm of mu^b: nothing overflows before the deviance does.
     """
     a, b = 1 - power, 2 - power
-    r = log(target) - x
+    log_target = log(target)
+    r = log_target - x
     near, further = a * r, b * r
-    top = maximum(maximum(r, further), 0)
-    at_0, at_r, at_br = exp_nonpositive(-top), exp_nonpositive(r - top), exp_nonpositive(further - top)
-    # exp(r) - 1 and (exp(b r) - 1) / b, both times exp(-top).
+    # Which of 0, r and b r is the largest, and what they are less it: differences of theirs would cancel where x is large.
+    is_last, is_middle = ((r > 0) & (b > 1)) | ((r <= 0) & (b < 0)), r > 0
+    at_0 = exp_nonpositive(where(is_last, -further, where(is_middle, -r, 0)))
+    at_r = exp_nonpositive(where(is_last, -near, where(is_middle, 0, r)))
+    at_br = exp_nonpositive(where(is_last, 0, where(is_middle, near, further)))
+    # exp(r) - 1 and (exp(b r) - 1) / b, both less the largest.
     first = where(r > 0, -at_r, at_0) * expm1(-absolute(r))
     second = where(further > 0, -at_br, at_0) * expm1(-absolute(further)) / b
     apart = (second - first) / a
     together = (at_r * expm1(near) / a - first) / b
     shape = where(absolute(near) < 0.25, where(absolute(r) < 0.5, r * r * at_0 * _series(r, further), together), apart)
-    return where(target == 0, scaled_exp(1 / b, b * x), scaled_exp(shape, b * x + top))
+    largest = where(
+        is_last, b * log_target, where(is_middle, a * x + log_target, b * x)
+    )  # of log mu^b, and the others put onto it
+    value = where(target == 0, scaled_exp(1 / b, b * x), scaled_exp(shape, largest))
+    bound = where(target == 0, 0, exp(b * log_target) / (a * b))  # what it nears where mu^b or mu^a vanish
+    return _at_infinity(
+        x, where(x > 0, where(b > 0, math.inf, bound), where(a < 0, where(target == 0, 0, math.inf), bound)), value
+    )
 
 
 def _series(x, y):
@@ -90,7 +106,7 @@ def _series(x, y):
 
 
 @loss(
-    pred=Real().when("log_input", False, NonNegative()),
+    pred=Real().when("log_input", False, Interval(0.0)),
     target=NonNegative(),
     log_input=Flag(True),
     full=Flag(False),
@@ -259,4 +275,5 @@ def _negative_binomial_deviance(x, target, dispersion, up, down, log_sum):
     log_y = where(r > 0, log1p(rise), log1p(dispersion * target) - log_sum)
     z = expm1(r) / (1 + dispersion * target)
     log_z = where((z > -0.5) & (z < 1), log1p(z), r - log_y)
-    return where(near, close, weighted(target, log_z) - log_y / dispersion)
+    value = where(near, close, weighted(target, log_z) - log_y / dispersion)
+    return _at_infinity(x, where((x < 0) & (target == 0), 0, math.inf), value)

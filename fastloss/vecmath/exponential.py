@@ -6,6 +6,8 @@ and shifted to the exponent's place they are a power of two. No integer is conve
 have no instruction in 64 bits.
 """
 
+import math
+
 from ..formula import absolute, bits, fma, from_bits, vector_function, where
 from .polynomial import polynomial
 
@@ -100,15 +102,21 @@ def exp(x, real):
 def scaled_exp(scale, x, real):
     """scale e^x, as exp: only the product need be in range; within 1.5 ulp.
 
-    2^n is multiplied in two halves, the first before anything else: what then overflows has overflown. For n within twice the
-    exponents of the type.
+    A subnormal scale is made normal and n as much smaller. 2^n is multiplied in two parts, the smaller, floor(n / 2), first: what
+    overflows before the larger has overflown, for n within twice the exponents of the type.
     """
     i, n, high, low = _reduce(x, 2 * real.bias, real, largest=2 * real.bias)
-    half = bits(fma(n, 0.5, magic(real) + real.bias))
+    is_small = absolute(scale) < 2.0 ** (1 - real.bias)
+    half = bits(fma(n - where(is_small, float(real.mantissa), 0.0), 0.5, -0.25) + (magic(real) + real.bias))
+    rest = where(is_small, i - real.mantissa, i) - half
     r = high - low
-    fraction = 1.0 + (high + fma(r * r, _curvature(r, real), -low))
-    value = scale * _power_of_2(half, real) * fraction * _power_of_2(i - half, real)
-    return where((scale == 0.0) | (x < (-174.0 if real.f32 else -1416.0)), 0.0, value)
+    scaled = scale * where(is_small, 2.0**real.mantissa, 1.0) * _power_of_2(half, real)
+    # Added to the scale, the smaller term is rounded where it is small; infinity is not to meet its negative.
+    value = fma(scaled, high + fma(r * r, _curvature(r, real), -low), scaled)
+    value = where((absolute(scaled) == math.inf) & (x == x), scaled, value) * _power_of_2(rest, real)
+    least = where(is_small, -104.0, -174.0) if real.f32 else where(is_small, -746.0, -1416.0)
+    gone = (x < least) & (scale == scale)
+    return where((scale == 0.0) | gone, 0.0, value)
 
 
 @vector_function

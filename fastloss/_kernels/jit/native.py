@@ -9,6 +9,7 @@ import platform
 import struct
 import sys
 import threading
+import time
 from functools import cache
 
 from ...formula.assembly import Processor
@@ -20,11 +21,45 @@ _FORMAT = 1
 # Of a 64-bit ELF file's header: the type; where the table of sections starts, the size of an entry and how many there are.
 _ELF = struct.Struct("<16xH22xQ10xHH2x")
 
-# Held while a formula is traced and compiled; reentrant, for a signal handler may compile too. LLVM and llvmlite have locks of their own,
-# which a child could find held by a thread that it does not have: so a fork waits until no other thread compiles.
-compiling = threading.RLock()
+
+class _Compiling:
+    """Held while a formula is traced and compiled; reentrant, for a signal handler may compile too.
+
+    LLVM and llvmlite have locks of their own, which a child could find held by a thread that it does not have: so a fork waits until
+    no other thread compiles. The threads that fork go first: one that compiles formula after formula would always be the next.
+    """
+
+    def __init__(self):
+        self._lock, self._forking = threading.RLock(), set()
+
+    def __enter__(self):
+        if self._forking:
+            time.sleep(0.005)  # once: the fork may be waiting for this very thread
+        self._lock.acquire()
+
+    def __exit__(self, *raised):
+        self._lock.release()
+
+    def before_fork(self):
+        self._forking.add(threading.get_ident())
+        self._lock.acquire()
+
+    def after_fork_in_parent(self):
+        self._forking.discard(threading.get_ident())
+        self._lock.release()
+
+    def after_fork_in_child(self):
+        self._forking.clear()
+        self._lock.release()
+
+
+compiling = _Compiling()
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=compiling.acquire, after_in_parent=compiling.release, after_in_child=compiling.release)
+    os.register_at_fork(
+        before=compiling.before_fork,
+        after_in_parent=compiling.after_fork_in_parent,
+        after_in_child=compiling.after_fork_in_child,
+    )
 
 
 @cache
