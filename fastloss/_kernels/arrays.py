@@ -106,7 +106,7 @@ def overlaps_itself(array):
 
 
 # Candidates that the exact test of two arrays for a common element tries before it gives up.
-_MOST_WORK = 10_000
+_MOST_WORK = 1 << 16
 
 
 def share_memory(a, b):

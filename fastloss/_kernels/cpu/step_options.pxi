@@ -83,14 +83,6 @@ cdef bint set_factors(Factor* factors, list signs, double grad_scale, const Norm
     return scales
 
 
-def share_memory(a, b):
-    """Whether two arrays have an element's memory in common; so much as is known within some work."""
-    try:
-        return np.shares_memory(a, b, max_work=MOST_WORK)
-    except RuntimeError:
-        return True
-
-
 cdef class RuleVariant:
     """One variant of an update rule, bound to its kernels."""
 

@@ -138,7 +138,7 @@ cdef class Sweep:
                 self.span_count += 1
                 continue
             pairs += len(own)
-            if pairs > MOST_PAIRS or any(share_memory(self.held[k], other) for other in own):
+            if pairs > MOST_PAIRS or any(arrays.share_memory(self.held[k], other) for other in own):
                 raise arrays.overlap_error(self.who, self.owners[k], "another parameter or state")
             own.append(self.held[k])
             end = max(end, <uintptr_t>high)
@@ -159,7 +159,7 @@ cdef class Sweep:
             else:
                 right = middle
         while left < self.span_count and self.spans[left].low < high:
-            if any(share_memory(grad, other) for other in self.members[left]):
+            if any(arrays.share_memory(grad, other) for other in self.members[left]):
                 return True
             left += 1
         return False

@@ -18,9 +18,8 @@ cdef enum:
     STEP = 256
     # Every array of an update.
     ALL = 0xFFFF
-    # Pairs of arrays whose extents overlap that an optimizer may have, and the work on each to find out whether they share memory.
+    # Pairs of arrays whose extents overlap that an optimizer may have: each is looked at.
     MOST_PAIRS = 1 << 16
-    MOST_WORK = 1 << 16
 
 cdef struct Update:
     # One tensor: its parameter, gradient and states, which the kernel sees, and what goes with the parameter.

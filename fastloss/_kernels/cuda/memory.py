@@ -58,6 +58,10 @@ class Array(NamedTuple):
             return False
         return arrays.share_memory(self._described(), other._described())
 
+    def overlaps_itself(self):
+        """Whether two elements may share memory."""
+        return self.size > 0 and arrays.overlaps_itself(self._described())
+
     def _described(self):
         """The same addresses as an array of NumPy's, of bytes that nobody reads."""
         strides = tuple(self.itemsize * s for s in self.strides)

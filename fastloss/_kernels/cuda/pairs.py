@@ -13,7 +13,7 @@ from .. import arrays
 from ..cpu import blocks
 from . import device, memory, sums
 from .calls import Call, CallLayout, RelativeAddress
-from .plan import GRAD, VALUE, overlaps_itself, stream_of
+from .plan import GRAD, VALUE, stream_of
 from .products import library_of
 from .rows import count_weights
 
@@ -250,7 +250,7 @@ class _Outputs:
             raise ValueError(f"{self.who}: {title} must have shape {tuple(shape)}, got {array.shape}")
         if array.code not in ((code, self.library.code) if title == "value_out" else (code,)):
             raise ValueError(f"{self.who}: {title} must have dtype {code}, got {array.code}")
-        if overlaps_itself(array):
+        if array.overlaps_itself():
             raise arrays.overlap_error(self.who, title, "itself")
         for name, other in {**self.given, **self._taken}.items():
             is_same = other is may_be and (array.address, array.strides) == (other.address, other.strides)

@@ -262,7 +262,7 @@ class Plan:
             raise ValueError(f"{self.who}: {title} must have shape {tuple(shape)}, got {array.shape}")
         if array.code != code:
             raise ValueError(f"{self.who}: {title} must have dtype {code}, got {array.code}")
-        if overlaps_itself(array):
+        if array.overlaps_itself():
             raise arrays.overlap_error(self.who, title, "itself")
         return array
 
@@ -299,14 +299,3 @@ def stream_of(given):
     if hasattr(given, "__cuda_stream__"):
         return given.__cuda_stream__()[1]
     raise TypeError(f"stream must be a CUDA stream or its address, got {type(given).__name__}")
-
-
-def overlaps_itself(array):
-    if array.size == 0:
-        return False
-    reach = 1
-    for step, n in sorted((abs(step), n) for step, n in zip(array.strides, array.shape, strict=True) if n > 1):
-        if step < reach:
-            return True
-        reach += (n - 1) * step
-    return False
